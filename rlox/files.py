@@ -1,0 +1,112 @@
+"""Writing files so that there is always a whole one: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from .errors import WriteError, printable
+
+
+def write_error(path: str | os.PathLike[str], error: BaseException) -> WriteError:
+    """Return a WriteError that names the path and says what the system said."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return WriteError(f"cannot write {printable(path)}: {printable(reason)}", value=str(path))
+
+
+def make_parents(path: str | os.PathLike[str]) -> Path:
+    """Create the folders above ``path`` and return it as a Path; WriteError when that fails."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def fsync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> Path:
+    """Call ``write`` with a new file and give it the name ``path`` once it is complete and on disk.
+
+    At every instant, also after a crash or power loss, ``path`` is the old file or the new one, whole. Any exception
+    leaves the old file as it was and removes the temporary one.
+
+    Parameters
+    ----------
+    path : path-like
+        Parents are created. An existing file is replaced; a folder of that name is an error.
+    write : callable
+        Receives a binary file opened for reading and writing.
+
+    Raises
+    ------
+    WriteError
+        When the system refuses: permission, full disk, a folder in the way, a name too long.
+    """
+    path = make_parents(path)
+    temporary = path.parent / f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    except (OSError, ValueError) as error:
+        raise write_error(path, error) from error
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
+        raise
+    return path
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 text as :func:`atomic_write` does."""
+    return atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that a process can still take, the limit of its control group respected."""
+    available = 2**62
+    with contextlib.suppress(OSError, ValueError, StopIteration, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        available = min(available, max(limit - used, 0))
+    return available
+
+
+def human_bytes(n: float) -> str:
+    """Return a size as text, e.g. ``166.0 MB`` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n) < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def slug(text: str, limit: int = 64) -> str:
+    """Return ``text`` as one part of a path: characters outside ``[A-Za-z0-9._-]`` become ``-``."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:limit]
+    return safe if safe.strip(".-") else "x"
