@@ -1,0 +1,337 @@
+"""The one sink of every command: results to stdout, everything else to stderr.
+
+Text on a terminal is tables; in a pipe it is ``key<TAB>value`` lines or tab-separated rows with a header; with ``--json``
+stdout carries exactly one JSON document, written when the command ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from .. import __version__
+from ..errors import ConfigError, printable
+from ._options import Flag
+
+NARROW = 60  # columns: below this a table becomes stacked lines
+CELL_LIMIT = 8192
+COLORS = ("auto", "always", "never")
+_STYLES = {"error": "1;31", "warning": "33", "hint": "36", "key": "1"}
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_ASCII = str.maketrans({"…": "...", "–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "≤": "<=", "≥": ">="})
+
+
+class Out:
+    """Where a command writes.
+
+    Attributes
+    ----------
+    json, quiet, verbose, debug : bool
+        The options of the same names.
+    color : {"auto", "always", "never"}
+    schema : str
+        Name of the JSON document, e.g. ``rlox.eval/1``; set from the command's name.
+    run : Path or None
+        The run directory, once there is one: ``crash.log`` goes there.
+    result : dict
+        What the JSON document carries.
+    warnings : list of str
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+        self.quiet = False
+        self.verbose = False
+        self.debug = bool(os.environ.get("RLOX_DEBUG", "0") not in ("", "0"))
+        self.color = "auto"
+        self.schema = "rlox.result/1"
+        self.run: Path | None = None
+        self.result: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    # --- stdout ---
+
+    def record(self, mapping: Mapping[str, Any]) -> None:
+        """Show one result: a line per key; nested tables as ``outer.inner``. In JSON its keys join ``result``."""
+        if self.json:
+            self.result.update(mapping)
+            return
+        lines = [(key, _cell(value)) for key, value in _flat(mapping)]
+        if self.on_terminal:
+            width = max((len(k) for k, _ in lines), default=0) if self.width >= NARROW else 0
+            self._stdout("".join(f"{self._style(f'{k:<{width}}', 'key')}  {_short(v)}\n" for k, v in lines))
+        else:
+            self._stdout("".join(f"{_tsv(k)}\t{_tsv(v)}\n" for k, v in lines))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Iterable[Any]], *, name: str = "rows") -> None:
+        """Show rows. In JSON ``result[name]`` is a list of objects with the columns as keys."""
+        cells = [list(row) for row in rows]
+        if self.json:
+            self.result[name] = [dict(zip(columns, row, strict=True)) for row in cells]
+        elif not self.on_terminal:
+            lines = [columns, *([_cell(v) for v in row] for row in cells)]
+            self._stdout("".join("\t".join(_tsv(v) for v in line) + "\n" for line in lines))
+        elif self.width < NARROW:
+            blocks = ["".join(f"{c}  {_short(_cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells]
+            self._stdout("\n".join(blocks))
+        else:
+            self._rich_table(columns, cells)
+
+    def line(self, text: str) -> None:
+        """Write one line of text; nothing with ``--json``."""
+        if not self.json:
+            self._stdout(_printable_line(text) + "\n")
+
+    def data(self, **values: Any) -> None:
+        """Add to ``result`` of the JSON document without showing anything as text."""
+        self.result.update(values)
+
+    # --- stderr ---
+
+    def note(self, text: str) -> None:
+        """Tell what goes on; not with ``--quiet``."""
+        if not self.quiet:
+            self._stderr(_printable_line(text) + "\n")
+
+    def detail(self, text: str) -> None:
+        """Tell more with ``--verbose``."""
+        if self.verbose:
+            self.note(text)
+
+    def warn(self, text: str) -> None:
+        """Write one ``warning:`` line, and list it in the JSON document."""
+        text = printable(_ANSI.sub("", text).strip(), 1000)
+        self.warnings.append(text)
+        if not self.quiet:
+            self._stderr(f"{self._style('warning:', 'warning', sys.stderr)} {text}\n")
+
+    def failure(self, message: str, hint: str | None = None) -> None:
+        """Write the error and what to do next, also with ``--quiet``: at most three lines."""
+        text = f"{self._style('error:', 'error', sys.stderr)} {printable(message, 1000)}\n"
+        if hint:
+            text += f"\n{self._style('hint:', 'hint', sys.stderr)} {printable(hint, 1000)}\n"
+        self._stderr(text)
+
+    def trace(self, text: str) -> None:
+        """Write a traceback, line by line."""
+        self._stderr("".join(_printable_line(line) + "\n" for line in text.splitlines()))
+
+    # --- the JSON document ---
+
+    def finish(self, exit_code: int, error: Mapping[str, Any] | None = None) -> None:
+        """Write the JSON document, if that was asked for, and flush stdout."""
+        if self.json:
+            head: dict[str, Any] = {"schema": "rlox.error/1" if error else self.schema, "rlox": __version__}
+            body: dict[str, Any] = {"ok": exit_code == 0, "exit_code": exit_code}
+            if error is not None:
+                body["error"] = error
+            if error is None or self.result:
+                body["result"] = self.result
+            plain, nonfinite = to_json({**head, **body, "warnings": self.warnings})
+            if nonfinite:
+                plain["nonfinite"] = nonfinite
+            self._stdout(json.dumps(plain, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+    # --- the terminal ---
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether stdout is a terminal."""
+        return is_terminal(sys.stdout)
+
+    @property
+    def rich_help(self) -> bool:
+        """Whether help is drawn in panels: on a terminal that is wide enough and not dumb."""
+        return self.on_terminal and not _dumb() and self.width >= NARROW
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; ``COLUMNS`` wins, 0 and 1 included."""
+        columns = os.environ.get("COLUMNS", "")
+        return int(columns) if columns.isascii() and columns.isdigit() else shutil.get_terminal_size().columns
+
+    def use_color(self, stream: TextIO) -> bool:
+        """Whether to colour what goes to ``stream``: --color, then NO_COLOR, FORCE_COLOR, TERM, the terminal."""
+        if self.color != "auto":
+            return self.color == "always"
+        if os.environ.get("NO_COLOR"):
+            return False
+        if os.environ.get("FORCE_COLOR"):
+            return True
+        return is_terminal(stream) and not _dumb()
+
+    def _style(self, text: str, style: str, stream: TextIO | None = None) -> str:
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.use_color(stream or sys.stdout) else text
+
+    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table(box=box.ROUNDED)
+        for i, column in enumerate(columns):
+            numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
+            grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            grid.add_row(*(Text(_short(_cell(v))) for v in row))
+        color = self.use_color(sys.stdout)
+        console = Console(file=sys.stdout, width=self.width, color_system="auto" if color else None,
+                          no_color=not color, force_terminal=True if color else None)  # fmt: skip
+        console.print(grid)
+
+    def _stdout(self, text: str) -> None:
+        sys.stdout.write(_encodable(text, sys.stdout))
+
+    def _stderr(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr stops nothing
+            sys.stderr.write(_encodable(text, sys.stderr))
+            sys.stderr.flush()
+
+
+_current = Out()
+
+
+def current() -> Out:
+    """Return the sink of the running command."""
+    return _current
+
+
+def start(argv: Sequence[str]) -> Out:
+    """Make the sink of a command that is about to run; ``--json`` and ``--color`` count before anything is parsed."""
+    global _current
+    words = list(argv[: argv.index("--")]) if "--" in argv else list(argv)
+    _current = Out(json="--json" in words)
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        color = after if word == "--color" else word.removeprefix("--color=")
+        _current.color = color if color in COLORS and word.startswith("--color") else _current.color
+    return _current
+
+
+def common_options() -> list[Flag]:
+    """Return the options of every command but ``-h/--help``, as parameters that set them on the current sink.
+
+    Append them to the parameters of a command; they add no argument to its function.
+    """
+
+    def switch(*names: str, help: str) -> Flag:
+        return Flag(*names, help=help, switch=True, panel="Output", expose=False, eager=True, callback=_set_switch)
+
+    return [
+        switch("json", "--json", help="Write one JSON document to stdout"),
+        switch("quiet", "--quiet", "-q", help="Write errors only to stderr"),
+        switch("verbose", "--verbose", "-v", help="Say more on stderr"),
+        switch("debug", "--debug", help="Show the traceback of an error"),
+        Flag("color", "--color", help="Colours", metavar="|".join(COLORS), default="auto", panel="Output", expose=False,
+             eager=True, callback=_set_color, completion=lambda text: COLORS),
+    ]  # fmt: skip
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; a closed one is not."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def to_json(value: Any) -> tuple[Any, list[str]]:
+    """Return a value as JSON knows it, and the JSON pointers of the NaN and infinite numbers that became null."""
+    nonfinite: list[str] = []
+    return _plain(value, "", nonfinite), nonfinite
+
+
+def _plain(value: Any, where: str, nonfinite: list[str]) -> Any:
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, without importing NumPy
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            nonfinite.append(where)
+            return None
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}/{_pointer(k)}", nonfinite) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{where}/{i}", nonfinite) for i, v in enumerate(value)]
+    return str(value)
+
+
+def _pointer(key: object) -> str:
+    return str(key).replace("~", "~0").replace("/", "~1")
+
+
+def _set_switch(ctx: Any, param: Any, value: bool | None) -> None:
+    if value:
+        setattr(_current, param.name, True)
+
+
+def _set_color(ctx: Any, param: Any, value: str | None) -> None:
+    if value is None:
+        return
+    if value not in COLORS:
+        raise ConfigError(f"color is {printable(value)!r}, must be one of {', '.join(COLORS)}",
+                          param="--color", value=value)  # fmt: skip
+    _current.color = value
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in mapping.items():
+        name = f"{prefix}{printable(key)}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _cell(value: Any) -> Any:
+    """A value as text, or a float as itself: how many digits it gets depends on where it goes."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{printable(k)}={_short(_cell(v))}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_short(_cell(v))) for v in value) or "-"
+    return printable(value, CELL_LIMIT)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _tsv(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value).replace("\t", "\\t")
+
+
+def _printable_line(text: str) -> str:
+    return printable(text, CELL_LIMIT)
+
+
+def _dumb() -> bool:
+    return os.environ.get("TERM", "") in ("", "dumb", "unknown")
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream cannot encode replaced by plain ASCII."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
