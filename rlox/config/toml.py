@@ -122,7 +122,7 @@ def dumps(tables: Mapping[str, Mapping[str, Any]], comments: tuple[str, ...] = (
     blocks = ["\n".join(f"# {line}" for line in comments)] if comments else []
     for name, values in tables.items():
         if values:
-            body = "\n".join(f"{_key(k)} = {_value(v)}" for k, v in values.items())
+            body = "\n".join(f"{_key(k)} = {toml_value(v)}" for k, v in values.items())
             blocks.append(f"[{_key(name)}]\n{body}")
     return "\n\n".join(blocks) + "\n"
 
@@ -131,7 +131,8 @@ def _key(key: str) -> str:
     return key if _BARE.match(key) else _string(key)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return one value as TOML text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -139,9 +140,9 @@ def _value(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(str(k))} = {_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(str(k))} = {toml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
     # TOML's dates and times read back as datetime objects, whose isoformat is TOML again
     return str(value.isoformat())
 
