@@ -16,7 +16,6 @@ from ..errors import ConfigError, closest, printable
 from ._errors import exit_codes
 from ._output import common_options, current
 
-HELP_NAMES = ["-h", "--help"]
 Builder = Callable[[], Any]
 
 
@@ -91,7 +90,6 @@ class Command(_Help, TyperCommand):
         attrs.setdefault("epilog", None)
         attrs["epilog"] = attrs["epilog"] or exit_codes(codes)
         attrs["params"] = [*(attrs.get("params") or []), *common_options()]
-        attrs["context_settings"] = {"help_option_names": HELP_NAMES, **(attrs.get("context_settings") or {})}
         super().__init__(name, **attrs)
         self.schema = schema
 
@@ -125,7 +123,6 @@ class Group(_Help, TyperGroup):
         **attrs: Any,
     ) -> None:
         stubs: dict[str, Any] = {n: Command(n, help=summary) for n, (summary, _) in commands.items()}
-        attrs["context_settings"] = {"help_option_names": HELP_NAMES, **(attrs.get("context_settings") or {})}
         attrs.setdefault("no_args_is_help", True)
         super().__init__(name=name, commands=stubs, help=help, params=[*params, *common_options()], **attrs)
         self.noun = noun

@@ -178,7 +178,7 @@ _METAVARS = {
 
 def _shown(default: Any, names: tuple[str, ...], switch: bool) -> str | None:
     """The default in words: of a switch with two sides the name of the side, else nothing for what is off or unset."""
-    if default is None or default is False and not any("/" in n for n in names):
+    if default is None or (default is False and not any("/" in n for n in names)):
         return None
     if not switch:
         return str(default)

@@ -13,9 +13,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from typer import Exit
 
 from .. import __version__
 from ..errors import ConfigError, printable
@@ -218,20 +220,21 @@ def start(argv: Sequence[str]) -> Out:
 
 
 def common_options() -> list[Flag]:
-    """Return the options of every command but ``-h/--help``, as parameters that set them on the current sink.
+    """Return the options of every command, as parameters that act on the current sink.
 
     Append them to the parameters of a command; they add no argument to its function.
     """
 
-    def switch(*names: str, help: str) -> Flag:
-        return Flag(*names, help=help, switch=True, panel="Output", expose=False, eager=True, callback=_set_switch)
+    def switch(*names: str, help: str, callback: Callable[..., None] = _set_switch) -> Flag:
+        return Flag(*names, help=help, switch=True, panel="Common", expose=False, eager=True, callback=callback)
 
     return [
+        switch("help", "--help", "-h", help="Show this message and exit", callback=_show_help),
         switch("json", "--json", help="Write one JSON document to stdout"),
         switch("quiet", "--quiet", "-q", help="Write errors only to stderr"),
         switch("verbose", "--verbose", "-v", help="Say more on stderr"),
         switch("debug", "--debug", help="Show the traceback of an error"),
-        Flag("color", "--color", help="Colours", metavar="|".join(COLORS), default="auto", panel="Output", expose=False,
+        Flag("color", "--color", help="Colours", metavar="|".join(COLORS), default="auto", panel="Common", expose=False,
              eager=True, callback=_set_color, completion=lambda text: COLORS),
     ]  # fmt: skip
 
@@ -274,6 +277,13 @@ def _pointer(key: object) -> str:
 def _set_switch(ctx: Any, param: Any, value: bool | None) -> None:
     if value:
         setattr(_current, param.name, True)
+
+
+def _show_help(ctx: Any, param: Any, value: bool | None) -> None:
+    if value and not ctx.resilient_parsing:
+        _current.json = False
+        _current._stdout(f"{ctx.get_help()}\n")
+        raise Exit(0)
 
 
 def _set_color(ctx: Any, param: Any, value: str | None) -> None:

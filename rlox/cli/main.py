@@ -172,6 +172,7 @@ def _completion(callback: str) -> Callable[..., None]:
             from typer._completion_classes import completion_init
 
             completion_init()
+            current().json = False
             getattr(completion, callback)(ctx, param, value)
 
     return run
