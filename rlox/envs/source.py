@@ -178,7 +178,6 @@ class EnvSource:
             found = load_typed(text)
             self.text, self._typed = text, True
             if isinstance(found, str):
-                self._spec = gym.registry[found]
                 self.text = f"{text.rpartition(':')[0]}:{found}"
             return
         if ":" in text:

@@ -48,8 +48,7 @@ class ObsSpace:
         self.dim = sum(part.dim for part in self._parts)
         if not 0 < self.dim <= MAX_DIM:
             raise SpaceError(f"{describe(space)} has {self.dim} values per observation, must be 1…{MAX_DIM}")
-        flat = isinstance(space, spaces.Box) and len(space.shape) == 1
-        self._flat_shape = space.shape if flat else None
+        self._box_shape = space.shape if isinstance(space, spaces.Box) else None
 
     def encode(self, obs: Any) -> Float32:
         """Return one observation as a fresh (dim,) float32 array; ValueError when it does not belong to the space."""
@@ -59,8 +58,8 @@ class ObsSpace:
 
     def write(self, obs: Any, out: Float32) -> None:
         """Write one observation into ``out``, a (dim,) float32 array; ValueError names what does not fit."""
-        if type(obs) is np.ndarray and obs.shape == self._flat_shape:
-            out[:] = obs
+        if type(obs) is np.ndarray and obs.shape == self._box_shape and obs.dtype.kind == "f":
+            out[:] = obs.reshape(-1)
             return
         start = 0
         for part in self._parts:
@@ -79,6 +78,9 @@ class ObsSpace:
         ValueError
             When an observation does not belong to the space.
         """
+        if type(obs) is np.ndarray and self._box_shape is not None and obs.shape[1:] == self._box_shape:
+            if obs.dtype.kind in "biuf":
+                return obs.reshape(len(obs), self.dim).astype(np.float32)
         if isinstance(obs, Sequence):
             rows = obs
         else:

@@ -1,0 +1,72 @@
+"""One function that turns a source into a vector environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..errors import ConfigError
+from ..seeding import check_seed
+from .adapt import adapt
+from .slot import EpisodePlan
+from .source import EnvSource
+from .vector import SyncVectorEnv, VectorEnv
+from .workers import AsyncVectorEnv
+
+VEC = ("sync", "async")
+
+
+def vectorize(
+    source: EnvSource,
+    n_envs: int = 1,
+    *,
+    seed: int,
+    vec: Literal["sync", "async"] = "sync",
+    timeout_s: float = 60.0,
+    plan: EpisodePlan | None = None,
+) -> VectorEnv:
+    """Return N environments of a source behind one interface.
+
+    Parameters
+    ----------
+    source : EnvSource
+        Of a vector environment of another make: it is adapted, and has its own number of environments.
+    n_envs : int
+        At least 1.
+    seed : int
+        In 0…2³²−1. Environment i resets its episode k with ``derive(seed, "env/i", k)``.
+    vec : {"sync", "async"}
+        In this process one after the other, or one worker process each; the results are equal bit for bit.
+    timeout_s : float
+        Seconds after which a worker that does not answer is killed; async only.
+    plan : EpisodePlan, optional
+        Other seeds, a number of episodes, a limit on their length: for evaluation.
+
+    Raises
+    ------
+    ConfigError
+        A value out of range, or a source that cannot be made often enough or sent to a worker.
+    SpaceError
+        Spaces that cannot be encoded or acted in.
+    EnvError
+        An environment cannot be made, or environments have different spaces.
+    """
+    if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
+        raise ConfigError(f"n_envs is {n_envs!r}, must be an integer of at least 1", param="n_envs", value=n_envs)
+    if vec not in VEC:
+        raise ConfigError(f"vec is {vec!r}, must be one of {', '.join(VEC)}", param="vec", value=vec)
+    if not timeout_s > 0:
+        raise ConfigError(f"env_timeout is {timeout_s}, must be above 0", param="env_timeout", value=timeout_s)
+    seed = check_seed(seed)
+    if source.vector is not None:
+        return _adapt_checked(source, n_envs, seed, plan)
+    plan = plan or EpisodePlan(seed, n_envs)
+    return SyncVectorEnv(source, plan) if vec == "sync" else AsyncVectorEnv(source, plan, timeout_s)
+
+
+def _adapt_checked(source: EnvSource, n_envs: int, seed: int, plan: EpisodePlan | None) -> VectorEnv:
+    assert source.vector is not None
+    if plan is not None:
+        raise ConfigError(f"{source} cannot be evaluated with seeds of its own", hint="pass an id or a factory")
+    if n_envs not in (1, source.vector.num_envs):
+        raise ConfigError(f"n_envs is {n_envs}, {source} has {source.vector.num_envs} environments", param="n_envs")
+    return adapt(source.vector, seed)

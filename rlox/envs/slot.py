@@ -1,0 +1,178 @@
+"""One environment of a vector: seeded resets, checked outputs. The same code runs in-process and in a worker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import printable
+from ..seeding import derive
+from .failure import EnvFailure
+from .spaces import ActionSpace, Float32, ObsSpace
+
+MAX_REWARD = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Which seed each episode is reset with, how many episodes there are, and how long they may be.
+
+    Training: environment i, episode k has seed ``derive(seed, "env/i", k)``. Evaluation (``shared`` is a stream's
+    name): the episodes of all environments are numbered through, environment i plays i, i + N, i + 2N, …, so that
+    episode number k has the same seed whatever N is.
+    """
+
+    seed: int
+    n_envs: int
+    shared: str | None = None
+    n_episodes: int | None = None
+    max_episode_steps: int | None = None
+
+    def seed_of(self, env: int, episode: int) -> int:
+        """Return the 64-bit reset seed of an environment's episode."""
+        if self.shared is None:
+            return derive(self.seed, f"env/{env}", episode)
+        return derive(self.seed, self.shared, env + episode * self.n_envs)
+
+    def quota(self, env: int) -> float:
+        """Return how many episodes an environment plays; infinity when there is no end."""
+        return math.inf if self.n_episodes is None else len(range(env, self.n_episodes, self.n_envs))
+
+
+class Outcome(NamedTuple):
+    """What one step of one environment gave."""
+
+    next_obs: Float32
+    reward: float
+    terminated: bool
+    truncated: bool
+    obs: Float32 | None  # reset observation of the next episode, where this one ended and another follows
+
+
+class Slot:
+    """An environment, its index, and the number of its episode.
+
+    Raises EnvFailure from :meth:`reset` and :meth:`step` when the environment raises or breaks its contract.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], index: int, plan: EpisodePlan, obs_space: ObsSpace, act_space: ActionSpace
+    ) -> None:
+        self.env = env
+        self.index = index
+        self.episode = 0
+        self.t = 0  # steps taken in this episode
+        self._plan = plan
+        self._quota = plan.quota(index)
+        self._limit = plan.max_episode_steps or math.inf
+        self._obs_space = obs_space
+        self._discrete = act_space.discrete
+        self._dtype, self._shape, self._dim = act_space.dtype, act_space.shape, obs_space.dim
+        self._trusted = False  # becomes True once one step was checked against the spaces in full
+
+    def reset(self) -> Float32:
+        """Start episode number ``self.episode`` with its own seed and return its first observation, encoded."""
+        self.t = 0
+        try:
+            result = self.env.reset(seed=self._plan.seed_of(self.index, self.episode))
+        except Exception as error:
+            raise self._raised("reset", error) from error
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self._fail(f"reset returned {_kind(result)}, must be (observation, info)")
+        if not self._trusted:
+            self._check_obs(result[0])
+        return self._encode(result[0])
+
+    def step(self, action: Any) -> Outcome:
+        """Take one action in the environment's units; where the episode ends, start the next."""
+        try:
+            # a copy of its own, which the environment may keep or change
+            taken = int(action) if self._discrete else np.array(action, self._dtype).reshape(self._shape)
+            result = self.env.step(taken)
+        except Exception as error:
+            raise self._raised("step", error) from error
+        self.t += 1
+        if not self._trusted:
+            self._check_first(result)
+        try:
+            raw, reward, terminated, truncated, _ = result
+            reward = float(reward)
+        except (TypeError, ValueError) as error:
+            raise self._bad_step(result, error) from error
+        if not -MAX_REWARD <= reward <= MAX_REWARD:
+            raise self._fail(f"reward is {reward}, must be finite in float32")
+        next_obs = self._encode(raw)
+        if terminated:
+            return Outcome(next_obs, reward, True, False, self._next_episode())  # both flags: terminated wins
+        if truncated or self.t >= self._limit:
+            return Outcome(next_obs, reward, False, True, self._next_episode())
+        return Outcome(next_obs, reward, False, False, None)
+
+    def replay(self, episode: int, actions: NDArray[Any]) -> Float32:
+        """Start an episode again, take its actions again and return the last observation.
+
+        Stops early, with the observation there, when the episode ends before the actions do.
+        """
+        self.episode = episode
+        obs = self.reset()
+        for action in actions:
+            obs, _, terminated, truncated, _ = self.step(action)
+            if terminated or truncated:
+                break
+        return obs
+
+    def _next_episode(self) -> Float32 | None:
+        self.episode += 1
+        return self.reset() if self.episode < self._quota else None
+
+    def _encode(self, raw: Any) -> Float32:
+        try:
+            out = self._obs_space.encode(raw)
+        except (ValueError, TypeError, IndexError) as error:
+            raise self._fail(str(error)) from error
+        if np.count_nonzero(np.isfinite(out)) != self._dim:
+            wrong = int(np.flatnonzero(~np.isfinite(out))[0])
+            raise self._fail(f"observation entry {wrong} is {out[wrong]}, must be finite in float32")
+        return out
+
+    def _check_obs(self, raw: Any) -> None:
+        self._encode(raw)  # says NaN before it says "outside its space"
+        try:
+            self._obs_space.check(raw)
+        except (ValueError, TypeError) as error:
+            raise self._fail(str(error)) from error
+
+    def _check_first(self, result: Any) -> None:
+        """Check what is checked once only: containment of the observation and the types of the flags."""
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise self._bad_step(result, None)
+        self._check_obs(result[0])
+        for name, flag in (("terminated", result[2]), ("truncated", result[3])):
+            if not isinstance(flag, bool | np.bool_ | int | np.integer):
+                raise self._fail(f"{name} is {_kind(flag)}, must be a bool")
+        self._trusted = True
+
+    def _bad_step(self, result: Any, error: Exception | None) -> EnvFailure:
+        if isinstance(result, tuple) and len(result) == 5:
+            return self._fail(f"reward is {_kind(result[1])}, must be a number: {error}")
+        hint = "wrap an environment of the old gym interface first" if _kind(result) == "4 values" else None
+        need = "(observation, reward, terminated, truncated, info)"
+        return self._fail(f"step returned {_kind(result)}, must be {need}", hint=hint)
+
+    def _raised(self, call: str, error: Exception) -> EnvFailure:
+        return self._fail(f"{call} raised {type(error).__name__}: {printable(error)}")
+
+    def _fail(self, reason: str, hint: str | None = None) -> EnvFailure:
+        where = f"environment {self.index}, episode {self.episode}, step {self.t}"
+        return EnvFailure(f"{where}: {reason}", env=self.index, hint=hint)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"{len(value)} values"
+    return f"{type(value).__name__} {printable(value, 60)}"

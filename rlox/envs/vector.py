@@ -1,0 +1,311 @@
+"""Vector environments with one contract: ``next_obs`` is always the true successor, resets are seeded per episode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, EnvError
+from .slot import EpisodePlan, Outcome, Slot
+from .source import EnvSource
+from .spaces import ActionSpace, Float32, ObsSpace, describe, same_space
+
+MAX_REPLAY = 100_000  # an unfinished episode longer than this is not kept for rebuilding
+
+Bools = NDArray[np.bool_]
+
+# A finished episode: undiscounted return (summed in float64), length in steps, index of its environment.
+Episode = TypedDict("Episode", {"return": float, "length": int, "env": int})
+
+
+class VecStep(NamedTuple):
+    """What one vector step gave; every array is fresh memory of the caller's.
+
+    Attributes
+    ----------
+    next_obs : (N, dim) float32 array
+        The true successor of the observation acted on, also where the episode ended.
+    rewards : (N,) float32 array
+    terminated, truncated : (N,) bool arrays
+        Never both: where the environment says both, it is terminated.
+    valid : (N,) bool array
+        False where this call was no transition and its row must not be used.
+    obs : (N, dim) float32 array
+        What to act on next: ``next_obs``, or the reset observation where an episode ended.
+    episodes : list of Episode
+        The episodes that ended in this step, by environment.
+    """
+
+    next_obs: Float32
+    rewards: Float32
+    terminated: Bools
+    truncated: Bools
+    valid: Bools
+    obs: Float32
+    episodes: list[Episode]
+
+
+class VectorEnv(ABC):
+    """N environments stepped together.
+
+    Attributes
+    ----------
+    n_envs : int
+    observation_space, action_space : gymnasium.Space
+        Of a single environment.
+    obs_space : ObsSpace
+    act_space : ActionSpace
+    obs : (N, dim) float32 array
+        What to act on now, after :meth:`reset`.
+    returns, lengths : (N,) float64 and int64 arrays
+        Of the unfinished episodes.
+    exact : str or None
+        Why training with these environments cannot be resumed exactly; None when it can.
+    """
+
+    exact: str | None = None
+
+    def __init__(self, n_envs: int, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        self.n_envs = n_envs
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.obs_space = ObsSpace(observation_space)
+        self.act_space = ActionSpace(action_space)
+        self.obs: Float32 = np.zeros((n_envs, self.obs_space.dim), np.float32)
+        self.returns: NDArray[np.float64] = np.zeros(n_envs)
+        self.lengths: NDArray[np.int64] = np.zeros(n_envs, np.int64)
+        self._started = False
+
+    @abstractmethod
+    def reset(self) -> Float32:
+        """Start the first episode of every environment and return the (N, dim) observations."""
+
+    @abstractmethod
+    def step(self, actions: NDArray[Any]) -> VecStep:
+        """Take one step in every environment; where an episode ends, the next one starts.
+
+        Parameters
+        ----------
+        actions : (N, act_dim) floats or (N,) integers
+            In the environment's own units.
+
+        Raises
+        ------
+        EnvError
+            Naming environment, episode, step and field, when an environment raises or breaks its contract.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the environments; a second call does nothing."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on from here."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
+        """Go on from a state, and return the environments whose unfinished episode could not be rebuilt."""
+
+    def _take(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Return a fresh copy of the actions in the dtype of the space, one row per environment."""
+        if not self._started:
+            raise EnvError("step was called before reset")
+        taken = np.array(actions, self.act_space.dtype)
+        if len(taken) != self.n_envs:
+            raise ConfigError(f"{len(taken)} rows of actions for {self.n_envs} environments")
+        return taken
+
+    def _account(self, i: int, reward: float, ended: bool, episodes: list[Episode]) -> None:
+        """Count one transition of environment i, and its episode where it ended."""
+        self.returns[i] += reward
+        self.lengths[i] += 1
+        if ended:
+            episodes.append({"return": float(self.returns[i]), "length": int(self.lengths[i]), "env": i})
+            self.returns[i] = 0.0
+            self.lengths[i] = 0
+
+    def __enter__(self) -> VectorEnv:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SeededVectorEnv(VectorEnv):
+    """What rlox's own vector environments share: the accounts, and the actions of unfinished episodes."""
+
+    def __init__(self, spaces: tuple[gym.Space[Any], gym.Space[Any]], plan: EpisodePlan) -> None:
+        super().__init__(plan.n_envs, *spaces)
+        self.plan = plan
+        self._episodes: NDArray[np.int64] = np.zeros(self.n_envs, np.int64)
+        self._actions: list[list[bytes]] = [[] for _ in range(self.n_envs)]
+        self._all_valid = np.ones(self.n_envs, np.bool_)
+        self._playing = np.array([plan.quota(i) > 0 for i in range(self.n_envs)])
+
+    @abstractmethod
+    def _reset_all(self) -> list[Float32]:
+        """Start episode 0 everywhere."""
+
+    @abstractmethod
+    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
+        """Step every environment that is playing; None for the others."""
+
+    @abstractmethod
+    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
+        """Rebuild an episode in environment i and return its last observation."""
+
+    def reset(self) -> Float32:
+        for i, obs in enumerate(self._reset_all()):
+            self.obs[i] = obs
+        self.returns[:] = 0
+        self.lengths[:] = 0
+        self._episodes[:] = 0
+        self._actions = [[] for _ in range(self.n_envs)]
+        self._playing = np.array([self.plan.quota(i) > 0 for i in range(self.n_envs)])
+        self._started = True
+        return self.obs.copy()
+
+    def step(self, actions: NDArray[Any]) -> VecStep:
+        taken = self._take(actions)
+        for log, row in zip(self._actions, taken, strict=True):
+            if len(log) <= MAX_REPLAY:  # one more than can be replayed marks the episode as too long
+                log.append(row.tobytes())
+        next_obs = np.empty_like(self.obs)
+        rewards = [0.0] * self.n_envs
+        terminated = np.zeros(self.n_envs, np.bool_)
+        truncated = np.zeros(self.n_envs, np.bool_)
+        valid = self._all_valid.copy()
+        starts: list[tuple[int, Float32]] = []
+        episodes: list[Episode] = []
+        for i, outcome in enumerate(self._step_all(taken)):
+            if outcome is None:
+                next_obs[i] = self.obs[i]
+                valid[i] = False
+                continue
+            next_obs[i], rewards[i], terminal, cut, start = outcome
+            self._account(i, rewards[i], terminal or cut, episodes)
+            if terminal or cut:
+                terminated[i], truncated[i] = terminal, cut
+                self._end_episode(i, start)
+                if start is not None:
+                    starts.append((i, start))
+        obs = next_obs.copy()
+        for i, start in starts:
+            obs[i] = start
+        self.obs = obs
+        return VecStep(next_obs, np.array(rewards, np.float32), terminated, truncated, valid, obs.copy(), episodes)
+
+    def _end_episode(self, i: int, start: Float32 | None) -> None:
+        self._episodes[i] += 1
+        self._actions[i] = []
+        self._playing[i] = start is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return seed, episode numbers, accounts, observations and the actions of the unfinished episodes.
+
+        The actions of an episode longer than 100,000 steps are None: it cannot be rebuilt.
+        """
+        return {
+            "seed": self.plan.seed,
+            "n_envs": self.n_envs,
+            "episodes": self._episodes.copy(),
+            "returns": self.returns.copy(),
+            "lengths": self.lengths.copy(),
+            "obs": self.obs.copy(),
+            "actions": [None if len(log) > MAX_REPLAY else self._as_array(log) for log in self._actions],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
+        """Rebuild the unfinished episodes from their seeds and actions.
+
+        Returns
+        -------
+        list of int
+            Environments that did not reproduce their last observation bit for bit, or whose episode was too long:
+            they start a fresh episode.
+        """
+        if int(state["n_envs"]) != self.n_envs or int(state["seed"]) != self.plan.seed:
+            raise ConfigError(
+                f"the state is of {int(state['n_envs'])} environments with seed {int(state['seed'])}, "
+                f"these are {self.n_envs} with seed {self.plan.seed}"
+            )
+        self.reset()
+        wanted = np.asarray(state["obs"], np.float32)
+        episodes = np.asarray(state["episodes"], np.int64)
+        fresh: list[int] = []
+        for i in range(self.n_envs):
+            actions = state["actions"][i]
+            self._episodes[i] = episodes[i]
+            rows = None if actions is None else np.ascontiguousarray(actions, self.act_space.dtype)
+            if rows is not None and self._replay(i, int(episodes[i]), rows).tobytes() == wanted[i].tobytes():
+                self.returns[i], self.lengths[i] = float(state["returns"][i]), int(state["lengths"][i])
+                self._actions[i] = [row.tobytes() for row in rows]
+                self.obs[i] = wanted[i]
+                continue
+            fresh.append(i)
+            self._episodes[i] += 1
+            self.obs[i] = self._replay(i, int(episodes[i]) + 1, self._as_array([]))
+        return fresh
+
+    def _as_array(self, log: list[bytes]) -> NDArray[Any]:
+        flat = np.frombuffer(b"".join(log), self.act_space.dtype)
+        return flat.copy() if self.act_space.discrete else flat.reshape(len(log), self.act_space.dim).copy()
+
+
+class SyncVectorEnv(SeededVectorEnv):
+    """N environments in this process, one after the other."""
+
+    def __init__(self, source: EnvSource, plan: EpisodePlan) -> None:
+        super().__init__(source.spaces(), plan)
+        self._source = source
+        self._slots: list[Slot] = []
+        self._lent = False
+        try:
+            for i in range(self.n_envs):
+                env = self._lend() if source.instance is not None and not source.in_use else source.make()
+                self._check_spaces(i, env)
+                self._slots.append(Slot(env, i, plan, self.obs_space, self.act_space))
+        except BaseException:
+            self.close()
+            raise
+
+    def _lend(self) -> gym.Env[Any, Any]:
+        """Use the user's own instance; nobody else may until :meth:`close`, which leaves it open."""
+        assert self._source.instance is not None
+        self._source.in_use = self._lent = True
+        return self._source.instance
+
+    def _check_spaces(self, i: int, env: gym.Env[Any, Any]) -> None:
+        pairs = ((env.observation_space, self.observation_space), (env.action_space, self.action_space))
+        for own, first in pairs:
+            if not same_space(own, first):
+                raise EnvError(f"environment {i} has space {describe(own)}, environment 0 has {describe(first)}")
+
+    def _reset_all(self) -> list[Float32]:
+        for slot in self._slots:
+            slot.episode = 0
+        return [slot.reset() for slot in self._slots]
+
+    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
+        if self.plan.n_episodes is None:
+            return [slot.step(action) for slot, action in zip(self._slots, actions, strict=True)]
+        playing = zip(self._slots, actions, self._playing, strict=True)
+        return [slot.step(action) if on else None for slot, action, on in playing]
+
+    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
+        return self._slots[i].replay(episode, actions)
+
+    def close(self) -> None:
+        for slot in self._slots:
+            if slot.env is not self._source.instance:
+                slot.env.close()
+        self._slots = []
+        self._started = False
+        if self._lent:
+            self._source.in_use = self._lent = False

@@ -1,0 +1,281 @@
+"""Environments in worker processes, one each, over pipes.
+
+The parent sends a command and the action's bytes; the worker answers with the bytes of an outcome, or with a report of
+what went wrong. Nothing but bytes and JSON crosses a pipe after the start. A worker imports no torch, ignores the
+signals that a terminal or a scheduler sends to the whole group, and leaves when its parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, EnvError, RloxError
+from .failure import EnvFailure, WorkerTraceback
+from .slot import EpisodePlan, Outcome, Slot
+from .source import EnvSource
+from .spaces import ActionSpace, Float32, ObsSpace
+from .vector import SeededVectorEnv
+
+START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a busy machine
+CLOSE_TIMEOUT_S = 5.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+HEADER = struct.Struct("<dBB")  # reward, flags, whether a reset observation follows
+TERMINATED, TRUNCATED = 1, 2
+RESET, STEP, REPLAY, CLOSE = b"r", b"s", b"p", b"c"
+RESULT, FAILED = b"o", b"e"
+
+
+class AsyncVectorEnv(SeededVectorEnv):
+    """N environments in N worker processes; the results are those of SyncVectorEnv, bit for bit.
+
+    Parameters
+    ----------
+    source : EnvSource
+    plan : EpisodePlan
+    timeout_s : float
+        Seconds that a worker has for one answer; then it is killed and EnvFailure raised.
+    """
+
+    def __init__(self, source: EnvSource, plan: EpisodePlan, timeout_s: float) -> None:
+        super().__init__(source.spaces(), plan)
+        if not source.picklable:
+            raise ConfigError(
+                f"{source} cannot be sent to worker processes",
+                hint="use vec 'sync', an id, or a factory defined at the top level of a module",
+                param="vec",
+            )
+        self._timeout_s = timeout_s
+        self._pipes: list[Connection] = []
+        self._workers: list[BaseProcess] = []
+        self._poll = select.poll()
+        self._index_of: dict[int, int] = {}
+        self._finalizer = Finalize(self, _shut_down, (self._pipes, self._workers), exitpriority=10)
+        try:
+            self._start(source)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, source: EnvSource) -> None:
+        context = get_context("spawn")
+        resource_tracker.ensure_running()  # it unblocks signals when it starts, so it must not start below
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: no signal before they are ignored
+        try:
+            for i in range(self.n_envs):
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_work, args=(theirs, source, i, self.plan), name=f"rlox-env-{i}")
+                try:
+                    worker.start()
+                finally:
+                    theirs.close()
+                self._pipes.append(ours)
+                self._workers.append(worker)
+                self._index_of[ours.fileno()] = i
+                self._poll.register(ours.fileno(), select.POLLIN)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        expected = [repr(self.observation_space), repr(self.action_space)]
+        for i, answer in enumerate(self._gather(range(self.n_envs), max(self._timeout_s, START_TIMEOUT_S), "start")):
+            spaces = json.loads(answer)
+            if spaces != expected:
+                raise EnvError(f"environment {i} has spaces {spaces}, the first one made has {expected}")
+
+    def _reset_all(self) -> list[Float32]:
+        for i in range(self.n_envs):
+            self._send(i, RESET)
+        return [self._floats(answer) for answer in self._gather(range(self.n_envs), self._timeout_s, "reset")]
+
+    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
+        playing = [i for i in range(self.n_envs) if self._playing[i]]
+        for i in playing:
+            self._send(i, STEP + actions[i].tobytes())
+        outcomes: list[Outcome | None] = [None] * self.n_envs
+        for i, answer in zip(playing, self._gather(playing, self._timeout_s, "step"), strict=True):
+            outcomes[i] = self._outcome(answer)
+        return outcomes
+
+    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
+        self._send(i, REPLAY + struct.pack("<q", episode) + actions.tobytes())
+        # as long as its steps may take one by one
+        return self._floats(self._gather([i], self._timeout_s * (len(actions) + 1), "replay")[0])
+
+    def _outcome(self, answer: bytes) -> Outcome:
+        reward, flags, starts = HEADER.unpack_from(answer)
+        dim = self.obs_space.dim
+        floats = np.frombuffer(answer, np.float32, offset=HEADER.size)
+        start = floats[dim:] if starts else None
+        return Outcome(floats[:dim], reward, bool(flags & TERMINATED), bool(flags & TRUNCATED), start)
+
+    def _floats(self, answer: bytes) -> Float32:
+        return np.frombuffer(answer, np.float32).copy()
+
+    def _send(self, i: int, message: bytes) -> None:
+        if not self._pipes:
+            raise EnvError("the worker processes of this vector environment are closed")
+        try:
+            self._pipes[i].send_bytes(message)
+        except OSError:
+            raise self._died(i) from None
+
+    def _gather(self, who: Sequence[int], timeout_s: float, call: str) -> list[bytes]:
+        """Receive one answer from each of these workers, whichever comes first."""
+        answers: dict[int, bytes] = {}
+        deadline = time.monotonic() + timeout_s
+        while len(answers) < len(who):
+            ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            if not ready:
+                raise self._hangs(next(i for i in who if i not in answers), timeout_s, call)
+            for fd, _ in ready:
+                i = self._index_of[fd]
+                try:
+                    message = self._pipes[i].recv_bytes()
+                except (EOFError, OSError):
+                    raise self._died(i) from None
+                if message[:1] == FAILED:
+                    raise self._failure(i, message[1:])
+                answers[i] = message[1:]
+        return [answers[i] for i in who]
+
+    def _failure(self, i: int, report: bytes) -> RloxError:
+        told = json.loads(report)
+        self.close()
+        kind: Callable[..., RloxError] = _ERRORS.get(told["type"], EnvError)
+        if told["type"] == EnvFailure.__name__:
+            error: RloxError = EnvFailure(told["message"], env=i, details=told["traceback"], hint=told["hint"])
+        else:
+            error = kind(told["message"], hint=told["hint"])
+        error.__cause__ = WorkerTraceback(told["traceback"])
+        return error
+
+    def _hangs(self, i: int, timeout_s: float, call: str) -> EnvFailure:
+        where = self._where(i)
+        self._workers[i].kill()
+        self.close()
+        return EnvFailure(
+            f"{where}: {call} gave no answer within {timeout_s:g} s, its worker was killed",
+            env=i,
+            hint="raise `--env-timeout` if the environment is only slow",
+        )
+
+    def _died(self, i: int) -> EnvFailure:
+        where = self._where(i)
+        self._workers[i].join(CLOSE_TIMEOUT_S)
+        code = self._workers[i].exitcode
+        self.close()
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        hint = "a script that starts worker processes needs `if __name__ == '__main__':`" if code == 1 else None
+        return EnvFailure(f"{where}: its worker process died ({how})", env=i, hint=hint)
+
+    def _where(self, i: int) -> str:
+        return f"environment {i}, episode {self._episodes[i]}, step {self.lengths[i]}"
+
+    def close(self) -> None:
+        self._started = False
+        self._finalizer()
+        self._index_of.clear()
+
+
+_ERRORS: dict[str, Any] = {kind.__name__: kind for kind in (EnvError, ConfigError)}
+
+
+def _shut_down(pipes: list[Connection], workers: list[BaseProcess]) -> None:
+    """Tell the workers to leave, wait a little, kill who stays."""
+    for pipe in pipes:
+        with suppress(OSError):
+            pipe.send_bytes(CLOSE)
+        pipe.close()
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+        worker.close()
+    pipes.clear()
+    workers.clear()
+
+
+# ---- in the worker ----
+
+
+def _work(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -> None:
+    """Serve one environment until the pipe closes or the parent leaves."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            _serve(pipe, source, index, plan)
+        except Exception as error:
+            pipe.send_bytes(FAILED + _report(error))
+
+
+def _leave_with_parent() -> None:
+    """End this process when the parent is gone, also while the environment is busy."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(0)
+
+
+def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -> None:
+    env = source.make()
+    try:
+        obs_space, act_space = ObsSpace(env.observation_space), ActionSpace(env.action_space)
+        slot = Slot(env, index, plan, obs_space, act_space)
+        spaces = [repr(env.observation_space), repr(env.action_space)]
+        pipe.send_bytes(RESULT + json.dumps(spaces).encode())
+        while (message := pipe.recv_bytes()) != CLOSE:
+            command = message[:1]
+            if command == STEP:
+                answer = _pack(slot.step(_actions(message[1:], act_space)[0]))
+            elif command == RESET:
+                slot.episode = 0
+                answer = slot.reset().tobytes()
+            else:
+                (episode,) = struct.unpack_from("<q", message, 1)
+                answer = slot.replay(episode, _actions(message[9:], act_space)).tobytes()
+            pipe.send_bytes(RESULT + answer)
+    finally:
+        env.close()
+
+
+def _actions(data: bytes, space: ActionSpace) -> NDArray[Any]:
+    flat = np.frombuffer(data, space.dtype)
+    return flat if space.discrete else flat.reshape(-1, space.dim)
+
+
+def _pack(outcome: Outcome) -> bytes:
+    next_obs, reward, terminated, truncated, start = outcome
+    flags = TERMINATED * terminated + TRUNCATED * truncated
+    tail = b"" if start is None else start.tobytes()
+    return HEADER.pack(reward, flags, start is not None) + next_obs.tobytes() + tail
+
+
+def _report(error: Exception) -> bytes:
+    told = error if isinstance(error, RloxError) else EnvError(f"{type(error).__name__}: {error}")
+    report = {
+        "type": type(told).__name__,
+        "message": told.message,
+        "hint": told.hint,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    return json.dumps(report).encode()
