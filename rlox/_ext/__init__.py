@@ -1,0 +1,11 @@
+"""Compiled kernels: the row store under the replay ring and the offline datasets, and the draws from it."""
+
+from ..errors import MissingDependencyError
+
+_REBUILD = "rebuild it: `pip install -e .` or `python setup.py build_ext --inplace`"
+
+try:
+    from . import rows as rows
+# A module built for another NumPy or Python raises ValueError, RuntimeError or AttributeError, not ImportError.
+except (ImportError, ValueError, RuntimeError, AttributeError) as error:
+    raise MissingDependencyError(f"the compiled extension rlox._ext.rows cannot be loaded: {error}", hint=_REBUILD) from error

@@ -1,0 +1,5 @@
+"""Where online algorithms keep what they saw."""
+
+from .replay import ReplayBuffer
+
+__all__ = ["ReplayBuffer"]
