@@ -148,7 +148,7 @@ def _play(policy: Policy, envs: VectorEnv, played: _Played, deterministic: bool)
             policy.reset(step.terminated | step.truncated)
             for episode in step.episodes:
                 played.add(episode["env"], episode["return"], episode["length"])
-        if calls % CHECK_EVERY == 0 and envs.lengths.max() >= ENDLESS:
+        if calls % CHECK_EVERY == 0 and max(envs.lengths) >= ENDLESS:
             raise EnvError(
                 f"an evaluation episode has not ended after {ENDLESS} steps",
                 hint="limit episodes with `--max-episode-steps N`",

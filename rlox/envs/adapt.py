@@ -77,8 +77,8 @@ class AdaptedVectorEnv(VectorEnv):
         self._check_contained(raw)
         self.obs = self._encode(raw)
         self._ended[:] = False
-        self.returns[:] = 0
-        self.lengths[:] = 0
+        self.returns = [0.0] * self.n_envs
+        self.lengths = [0] * self.n_envs
         self._started = True
         return self.obs.copy()
 

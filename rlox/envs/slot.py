@@ -45,9 +45,8 @@ class EpisodePlan:
 
 
 class Outcome(NamedTuple):
-    """What one step of one environment gave."""
+    """What one step of one environment gave, its next observation aside."""
 
-    next_obs: Float32
     reward: float
     terminated: bool
     truncated: bool
@@ -72,7 +71,7 @@ class Slot:
         self._limit = plan.max_episode_steps or math.inf
         self._obs_space = obs_space
         self._discrete = act_space.discrete
-        self._dtype, self._shape, self._dim = act_space.dtype, act_space.shape, obs_space.dim
+        self._shape = act_space.shape
         self._trusted = False  # becomes True once one step was checked against the spaces in full
 
     def reset(self) -> Float32:
@@ -86,14 +85,21 @@ class Slot:
             raise self._fail(f"reset returned {_kind(result)}, must be (observation, info)")
         if not self._trusted:
             self._check_obs(result[0])
-        return self._encode(result[0])
+        obs = np.empty(self._obs_space.dim, np.float32)
+        self._write(result[0], obs)
+        return obs
 
-    def step(self, action: Any) -> Outcome:
-        """Take one action in the environment's units; where the episode ends, start the next."""
+    def step(self, action: Any, next_obs: Float32) -> Outcome:
+        """Take one action in the environment's units; where the episode ends, start the next.
+
+        Parameters
+        ----------
+        action : (act_dim,) array or integer
+            In the dtype of the action space. The environment may keep or change it.
+        next_obs : (dim,) float32 array, OUT
+        """
         try:
-            # a copy of its own, which the environment may keep or change
-            taken = int(action) if self._discrete else np.array(action, self._dtype).reshape(self._shape)
-            result = self.env.step(taken)
+            result = self.env.step(int(action) if self._discrete else action.reshape(self._shape))
         except Exception as error:
             raise self._raised("step", error) from error
         self.t += 1
@@ -106,12 +112,12 @@ class Slot:
             raise self._bad_step(result, error) from error
         if not -MAX_REWARD <= reward <= MAX_REWARD:
             raise self._fail(f"reward is {reward}, must be finite in float32")
-        next_obs = self._encode(raw)
+        self._write(raw, next_obs)
         if terminated:
-            return Outcome(next_obs, reward, True, False, self._next_episode())  # both flags: terminated wins
+            return Outcome(reward, True, False, self._next_episode())  # both flags: terminated wins
         if truncated or self.t >= self._limit:
-            return Outcome(next_obs, reward, False, True, self._next_episode())
-        return Outcome(next_obs, reward, False, False, None)
+            return Outcome(reward, False, True, self._next_episode())
+        return Outcome(reward, False, False, None)
 
     def replay(self, episode: int, actions: NDArray[Any]) -> Float32:
         """Start an episode again, take its actions again and return the last observation.
@@ -121,7 +127,7 @@ class Slot:
         self.episode = episode
         obs = self.reset()
         for action in actions:
-            obs, _, terminated, truncated, _ = self.step(action)
+            _, terminated, truncated, _ = self.step(action, obs)
             if terminated or truncated:
                 break
         return obs
@@ -130,18 +136,17 @@ class Slot:
         self.episode += 1
         return self.reset() if self.episode < self._quota else None
 
-    def _encode(self, raw: Any) -> Float32:
+    def _write(self, raw: Any, out: Float32) -> None:
         try:
-            out = self._obs_space.encode(raw)
+            self._obs_space.write(raw, out)
         except (ValueError, TypeError, IndexError) as error:
             raise self._fail(str(error)) from error
-        if np.count_nonzero(np.isfinite(out)) != self._dim:
+        if np.count_nonzero(np.isfinite(out)) != out.size:  # half the price of .all()
             wrong = int(np.flatnonzero(~np.isfinite(out))[0])
             raise self._fail(f"observation entry {wrong} is {out[wrong]}, must be finite in float32")
-        return out
 
     def _check_obs(self, raw: Any) -> None:
-        self._encode(raw)  # says NaN before it says "outside its space"
+        self._write(raw, np.empty(self._obs_space.dim, np.float32))  # says NaN before it says "outside its space"
         try:
             self._obs_space.check(raw)
         except (ValueError, TypeError) as error:

@@ -59,7 +59,7 @@ class ObsSpace:
     def write(self, obs: Any, out: Float32) -> None:
         """Write one observation into ``out``, a (dim,) float32 array; ValueError names what does not fit."""
         if type(obs) is np.ndarray and obs.shape == self._box_shape and obs.dtype.kind == "f":
-            out[:] = obs.reshape(-1)
+            out[:] = obs if obs.ndim == 1 else obs.reshape(-1)
             return
         start = 0
         for part in self._parts:

@@ -62,7 +62,7 @@ class VectorEnv(ABC):
     act_space : ActionSpace
     obs : (N, dim) float32 array
         What to act on now, after :meth:`reset`.
-    returns, lengths : (N,) float64 and int64 arrays
+    returns, lengths : lists of float and int
         Of the unfinished episodes.
     exact : str or None
         Why training with these environments cannot be resumed exactly; None when it can.
@@ -77,8 +77,8 @@ class VectorEnv(ABC):
         self.obs_space = ObsSpace(observation_space)
         self.act_space = ActionSpace(action_space)
         self.obs: Float32 = np.zeros((n_envs, self.obs_space.dim), np.float32)
-        self.returns: NDArray[np.float64] = np.zeros(n_envs)
-        self.lengths: NDArray[np.int64] = np.zeros(n_envs, np.int64)
+        self.returns = [0.0] * n_envs
+        self.lengths = [0] * n_envs
         self._started = False
 
     @abstractmethod
@@ -126,7 +126,7 @@ class VectorEnv(ABC):
         self.returns[i] += reward
         self.lengths[i] += 1
         if ended:
-            episodes.append({"return": float(self.returns[i]), "length": int(self.lengths[i]), "env": i})
+            episodes.append({"return": self.returns[i], "length": self.lengths[i], "env": i})
             self.returns[i] = 0.0
             self.lengths[i] = 0
 
@@ -146,15 +146,15 @@ class SeededVectorEnv(VectorEnv):
         self._episodes: NDArray[np.int64] = np.zeros(self.n_envs, np.int64)
         self._actions: list[list[bytes]] = [[] for _ in range(self.n_envs)]
         self._all_valid = np.ones(self.n_envs, np.bool_)
-        self._playing = np.array([plan.quota(i) > 0 for i in range(self.n_envs)])
+        self._playing = [plan.quota(i) > 0 for i in range(self.n_envs)]
 
     @abstractmethod
     def _reset_all(self) -> list[Float32]:
         """Start episode 0 everywhere."""
 
     @abstractmethod
-    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
-        """Step every environment that is playing; None for the others."""
+    def _step_all(self, actions: NDArray[Any], next_obs: Float32) -> Sequence[Outcome | None]:
+        """Step every environment that is playing and write its row of ``next_obs``; None for the others."""
 
     @abstractmethod
     def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
@@ -163,33 +163,36 @@ class SeededVectorEnv(VectorEnv):
     def reset(self) -> Float32:
         for i, obs in enumerate(self._reset_all()):
             self.obs[i] = obs
-        self.returns[:] = 0
-        self.lengths[:] = 0
+        self.returns = [0.0] * self.n_envs
+        self.lengths = [0] * self.n_envs
         self._episodes[:] = 0
         self._actions = [[] for _ in range(self.n_envs)]
-        self._playing = np.array([self.plan.quota(i) > 0 for i in range(self.n_envs)])
+        self._playing = [self.plan.quota(i) > 0 for i in range(self.n_envs)]
         self._started = True
         return self.obs.copy()
 
     def step(self, actions: NDArray[Any]) -> VecStep:
         taken = self._take(actions)
-        for log, row in zip(self._actions, taken, strict=True):
+        n = self.n_envs
+        for i in range(n):
+            log = self._actions[i]
             if len(log) <= MAX_REPLAY:  # one more than can be replayed marks the episode as too long
-                log.append(row.tobytes())
-        next_obs = np.empty_like(self.obs)
-        rewards = [0.0] * self.n_envs
-        terminated = np.zeros(self.n_envs, np.bool_)
-        truncated = np.zeros(self.n_envs, np.bool_)
+                log.append(taken[i].tobytes())
+        next_obs = np.empty(self.obs.shape, np.float32)
+        outcomes = self._step_all(taken, next_obs)
+        rewards = np.zeros(n, np.float32)
+        terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         valid = self._all_valid.copy()
         starts: list[tuple[int, Float32]] = []
         episodes: list[Episode] = []
-        for i, outcome in enumerate(self._step_all(taken)):
+        for i, outcome in enumerate(outcomes):
             if outcome is None:
                 next_obs[i] = self.obs[i]
                 valid[i] = False
                 continue
-            next_obs[i], rewards[i], terminal, cut, start = outcome
-            self._account(i, rewards[i], terminal or cut, episodes)
+            reward, terminal, cut, start = outcome
+            rewards[i] = reward
+            self._account(i, reward, terminal or cut, episodes)
             if terminal or cut:
                 terminated[i], truncated[i] = terminal, cut
                 self._end_episode(i, start)
@@ -199,7 +202,7 @@ class SeededVectorEnv(VectorEnv):
         for i, start in starts:
             obs[i] = start
         self.obs = obs
-        return VecStep(next_obs, np.array(rewards, np.float32), terminated, truncated, valid, obs.copy(), episodes)
+        return VecStep(next_obs, rewards, terminated, truncated, valid, obs.copy(), episodes)
 
     def _end_episode(self, i: int, start: Float32 | None) -> None:
         self._episodes[i] += 1
@@ -215,8 +218,8 @@ class SeededVectorEnv(VectorEnv):
             "seed": self.plan.seed,
             "n_envs": self.n_envs,
             "episodes": self._episodes.copy(),
-            "returns": self.returns.copy(),
-            "lengths": self.lengths.copy(),
+            "returns": np.array(self.returns, np.float64),
+            "lengths": np.array(self.lengths, np.int64),
             "obs": self.obs.copy(),
             "actions": [None if len(log) > MAX_REPLAY else self._as_array(log) for log in self._actions],
         }
@@ -292,11 +295,11 @@ class SyncVectorEnv(SeededVectorEnv):
             slot.episode = 0
         return [slot.reset() for slot in self._slots]
 
-    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
-        if self.plan.n_episodes is None:
-            return [slot.step(action) for slot, action in zip(self._slots, actions, strict=True)]
-        playing = zip(self._slots, actions, self._playing, strict=True)
-        return [slot.step(action) if on else None for slot, action, on in playing]
+    def _step_all(self, actions: NDArray[Any], next_obs: Float32) -> Sequence[Outcome | None]:
+        if self.n_envs == 1:  # the common case, without the cost of three iterators
+            return [self._slots[0].step(actions[0], next_obs[0])] if self._playing[0] else [None]
+        each = zip(self._slots, actions, next_obs, self._playing, strict=True)
+        return [slot.step(action, row) if on else None for slot, action, row, on in each]
 
     def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
         return self._slots[i].replay(episode, actions)

@@ -102,13 +102,13 @@ class AsyncVectorEnv(SeededVectorEnv):
             self._send(i, RESET)
         return [self._floats(answer) for answer in self._gather(range(self.n_envs), self._timeout_s, "reset")]
 
-    def _step_all(self, actions: NDArray[Any]) -> Sequence[Outcome | None]:
+    def _step_all(self, actions: NDArray[Any], next_obs: Float32) -> Sequence[Outcome | None]:
         playing = [i for i in range(self.n_envs) if self._playing[i]]
         for i in playing:
             self._send(i, STEP + actions[i].tobytes())
         outcomes: list[Outcome | None] = [None] * self.n_envs
         for i, answer in zip(playing, self._gather(playing, self._timeout_s, "step"), strict=True):
-            outcomes[i] = self._outcome(answer)
+            outcomes[i] = self._outcome(answer, next_obs[i])
         return outcomes
 
     def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
@@ -116,12 +116,12 @@ class AsyncVectorEnv(SeededVectorEnv):
         # as long as its steps may take one by one
         return self._floats(self._gather([i], self._timeout_s * (len(actions) + 1), "replay")[0])
 
-    def _outcome(self, answer: bytes) -> Outcome:
+    def _outcome(self, answer: bytes, next_obs: Float32) -> Outcome:
         reward, flags, starts = HEADER.unpack_from(answer)
         dim = self.obs_space.dim
         floats = np.frombuffer(answer, np.float32, offset=HEADER.size)
-        start = floats[dim:] if starts else None
-        return Outcome(floats[:dim], reward, bool(flags & TERMINATED), bool(flags & TRUNCATED), start)
+        next_obs[:] = floats[:dim]
+        return Outcome(reward, bool(flags & TERMINATED), bool(flags & TRUNCATED), floats[dim:] if starts else None)
 
     def _floats(self, answer: bytes) -> Float32:
         return np.frombuffer(answer, np.float32).copy()
@@ -241,12 +241,14 @@ def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -
     try:
         obs_space, act_space = ObsSpace(env.observation_space), ActionSpace(env.action_space)
         slot = Slot(env, index, plan, obs_space, act_space)
+        next_obs = np.empty(obs_space.dim, np.float32)
         spaces = [repr(env.observation_space), repr(env.action_space)]
         pipe.send_bytes(RESULT + json.dumps(spaces).encode())
         while (message := pipe.recv_bytes()) != CLOSE:
             command = message[:1]
             if command == STEP:
-                answer = _pack(slot.step(_actions(message[1:], act_space)[0]))
+                outcome = slot.step(_actions(message[1:], act_space)[0], next_obs)
+                answer = _pack(outcome, next_obs)
             elif command == RESET:
                 slot.episode = 0
                 answer = slot.reset().tobytes()
@@ -259,12 +261,12 @@ def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -
 
 
 def _actions(data: bytes, space: ActionSpace) -> NDArray[Any]:
-    flat = np.frombuffer(data, space.dtype)
+    flat = np.frombuffer(data, space.dtype).copy()  # the environment may write into its action
     return flat if space.discrete else flat.reshape(-1, space.dim)
 
 
-def _pack(outcome: Outcome) -> bytes:
-    next_obs, reward, terminated, truncated, start = outcome
+def _pack(outcome: Outcome, next_obs: Float32) -> bytes:
+    reward, terminated, truncated, start = outcome
     flags = TERMINATED * terminated + TRUNCATED * truncated
     tail = b"" if start is None else start.tobytes()
     return HEADER.pack(reward, flags, start is not None) + next_obs.tobytes() + tail
