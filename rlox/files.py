@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from .errors import WriteError, printable
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 def write_error(path: str | os.PathLike[str], error: BaseException) -> WriteError:
@@ -56,10 +59,13 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
         When the system refuses: permission, full disk, a folder in the way, a name too long.
     """
     path = make_parents(path)
-    temporary = path.parent / f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    temporary = path.parent / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory")
+        if path.exists() and not path.is_file():
+            raise OSError(22, "Is a device, pipe or socket, not a file")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except (OSError, ValueError) as error:
         raise write_error(path, error) from error
@@ -71,12 +77,40 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except BaseException as error:
+        refused = _refused(path, temporary, error) if isinstance(error, OSError) else None
+        # After a failed fsync the pages may be gone: the file is given up, never synced a second time.
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise write_error(path, error) from error
+        if refused is not None:
+            raise refused from error
         raise
     return path
+
+
+def _refused(path: Path, temporary: Path, error: OSError) -> WriteError:
+    """Return the WriteError for a file that was begun, with the sizes that matter on a full disk."""
+    refused = write_error(path, error)
+    with contextlib.suppress(OSError):
+        written, disk = temporary.stat().st_size, os.statvfs(path.parent)
+        free = disk.f_bavail * disk.f_frsize
+        refused = WriteError(
+            f"{refused.message} ({human_bytes(written)} written, {human_bytes(free)} free)", value=str(path)
+        )
+    return refused
+
+
+def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
+    """Delete what :func:`atomic_write` left in a folder when its process was killed; return what was deleted.
+
+    Only for a folder that no other process writes to, i.e. while its lock is held.
+    """
+    removed = []
+    for path in sorted(Path(folder).glob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
