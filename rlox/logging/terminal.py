@@ -1,0 +1,57 @@
+"""Writing to the terminal in a way that never stops a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console() -> Console:
+    """Return a Rich console on stderr that falls silent when stderr is closed.
+
+    Rich itself ends the process on a broken pipe, and closes stdout with it.
+    """
+    from rich.console import Console
+
+    class Calm(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return Calm(stderr=True, highlight=False)
+
+
+def can_animate(console: Console) -> bool:
+    """Return whether the console is a terminal whose cursor can be moved (``TERM`` unset is taken as dumb)."""
+    dumb = console.is_dumb_terminal or (os.name == "posix" and not os.environ.get("TERM"))
+    return console.is_interactive and not dumb and not console.quiet
+
+
+def is_ascii(console: Console) -> bool:
+    """Return whether the console can show nothing but ASCII for certain."""
+    return not console.encoding.lower().startswith("utf")
+
+
+def write_line(text: str, file: IO[str] | None) -> bool:
+    """Write one line as it is; return False when the stream is closed or broken.
+
+    Characters that the stream cannot encode become escapes.
+    """
+    if file is None:
+        return False
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    safe = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        file.write(safe + "\n")
+        file.flush()
+    except (OSError, ValueError):  # ValueError: I/O operation on closed file
+        return False
+    return True
+
+
+def say(text: str) -> None:
+    """Tell the user one line on stderr, above the live panel where there is one."""
+    write_line(text, sys.stderr)
