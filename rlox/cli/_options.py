@@ -128,7 +128,10 @@ class Argument(TyperArgument):
 def flag(o: Option, completion: Completion | None = None) -> Flag:
     """Return the flag of a config option: its spellings, help, range, default and panel."""
     switch = o.kind == "bool"
-    names = [o.name, f"{o.flag}/--no-{o.flag[2:]}" if switch else o.flag, *o.aliases]
+    # An alias like "/--stochastic" is the other side of a switch; "/" alone: it has none.
+    other = next((a[1:] for a in o.aliases if a.startswith("/")), f"--no-{o.flag[2:]}")
+    aliases = [a for a in o.aliases if not a.startswith("/")]
+    names = [o.name, f"{o.flag}/{other}" if switch and other else o.flag, *aliases]
     interval = "" if o.kind == "choice" else o.interval
     return Flag(
         *names,

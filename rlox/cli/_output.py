@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -125,6 +125,21 @@ class Out:
     def trace(self, text: str) -> None:
         """Write a traceback, line by line."""
         self._stderr("".join(_printable_line(line) + "\n" for line in text.splitlines()))
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Yield ``update(done, wanted)``: a bar on stderr where that is a terminal, else nothing."""
+        if self.quiet or not is_terminal(sys.stderr) or _dumb():
+            yield lambda done, wanted: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(file=sys.stderr, width=max(self.width, 20), no_color=not self.use_color(sys.stderr))
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(printable(label), total=None)
+            yield lambda done, wanted: bar.update(task, completed=done, total=wanted)
 
     # --- the JSON document ---
 

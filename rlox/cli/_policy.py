@@ -1,0 +1,111 @@
+"""A policy from a checkpoint and the environment for it, as ``rlox eval`` and ``rlox dataset collect`` need them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.fields import option
+from ..config.sections import Section
+from ..errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
+from ..seeding import MAX_SEED
+from ._options import Flag
+
+if TYPE_CHECKING:
+    from ..algorithm import Algorithm
+    from ..envs import EnvSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions(Section):
+    """The options that both commands share."""
+
+    env: str | None = option(
+        None, "Environment: an id, pkg.module:Env-v0, module:make or file.py:Name; default: the checkpoint's",
+        panel="Run", metavar="ID",
+    )  # fmt: skip
+    env_kwarg: dict[str, Any] = option(
+        {}, "Argument of the environment as KEY=VALUE; repeatable", panel="Run", metavar="K=V"
+    )
+    seed: int = option(0, "Seed of the episodes and of sampled actions", panel="Run", ge=0, le=MAX_SEED)
+    n_envs: int = option(1, "Environments stepped together", panel="Run", ge=1, le=4096, aliases=("--num-envs",))
+    algo: str | None = option(
+        None, "Class of the checkpoint where it is your own: file.py:Class", panel="Run", metavar="FILE:CLASS"
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", panel="Hardware")
+
+
+def import_flag() -> Flag:
+    """Return ``--import``: code of the user's own that registers environments."""
+    return Flag("import_", "--import", help="Import a package that registers environments; repeatable", metavar="PKG",
+                multiple=True, panel="Run")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that passed every check which needs no torch."""
+
+    path: Path
+    typed: str
+    manifest: dict[str, Any]
+    digest: str
+
+
+def open_checkpoint(path: str) -> Opened:
+    """Check a checkpoint, follow its links and read its manifest; a missing best.pt names the last.pt beside it."""
+    from ..checkpoint import read_manifest, verify
+
+    try:
+        digest = verify(path)["digest"]
+    except CheckpointNotFoundError as error:
+        beside = os.path.join(os.path.dirname(path), "last.pt")
+        if os.path.basename(path) == "best.pt" and os.path.isfile(beside):
+            error.hint = f"the run was not evaluated yet; use {printable(beside)}"
+        raise
+    return Opened(Path(os.path.realpath(path)), path, read_manifest(path), str(digest))
+
+
+def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSource:
+    """Return the environment that was typed, else the recorded one; ids in files are data and never imported."""
+    from ..envs import EnvSource
+
+    if options.env is not None:
+        return EnvSource.of(options.env, options.env_kwarg, typed=True)
+    recorded = opened.manifest.get("env")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    if recorded.get("id") is not None:
+        kwargs = recorded.get("kwargs")
+        return EnvSource.from_record(recorded["id"], {**kwargs, **options.env_kwarg} if isinstance(kwargs, dict) else kwargs)
+    text = recorded.get("text")
+    if isinstance(text, str):
+        raise CheckpointMismatchError(
+            f"{printable(opened.typed)} was trained in {printable(text)!r}, an environment of your own, which must be named again",
+            hint=f"`{command} --env {printable(text)}`", param="--env", value=text,
+        )  # fmt: skip
+    raise CheckpointMismatchError(f"{printable(opened.typed)} records no environment",
+                                  hint=f"`{command} --env ID`", param="--env")  # fmt: skip
+
+
+def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_nonfinite: bool = False) -> Algorithm:
+    """Rebuild the algorithm of a checkpoint for that environment (imports torch)."""
+    from ..algorithm import Algorithm, load_algorithm
+    from ._user_code import load_class
+
+    cls = None
+    if options.algo is not None:
+        cls = load_class(options.algo)
+        if not issubclass(cls, Algorithm):
+            raise ConfigError(f"algo is {printable(options.algo)!r}, must be a subclass of rlox.OfflineAlgorithm "
+                              "or of another algorithm of rlox", param="--algo", value=options.algo)  # fmt: skip
+    return load_algorithm(opened.path, env=source, cls=cls, device=options.device, allow_nonfinite=allow_nonfinite)
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """Import what ``--import`` names."""
+    from ._user_code import import_package
+
+    for name in names:
+        import_package(name)

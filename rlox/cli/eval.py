@@ -1,0 +1,111 @@
+"""``rlox eval``: play episodes with the policies of checkpoints and report their returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..config.fields import option, options_of
+from ..errors import CheckError
+from ._commands import Command
+from ._options import Argument, flag, typed
+from ._output import Out, current
+from ._policy import Opened, PolicyOptions, environment, import_flag, import_packages, load, open_checkpoint
+
+if TYPE_CHECKING:
+    from ..envs import EnvSource
+
+_HELP = """Evaluate checkpoints: algorithm, environment and normalisation come from the file.
+
+Examples:
+  rlox eval checkpoints/best.pt
+  rlox eval checkpoints/best.pt --episodes 100 --min-return -200
+  rlox eval checkpoints/step_*.pt --json
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(PolicyOptions):
+    """The flags of ``rlox eval``."""
+
+    episodes: int = option(10, "Episodes per checkpoint", panel="Run", ge=1, aliases=("--n-eval-episodes",))
+    deterministic: bool = option(
+        True, "The policy's greedy action, or a sampled one", panel="Run", aliases=("/--stochastic",)
+    )
+    max_episode_steps: int | None = option(None, "Cut episodes after this many steps", panel="Run", ge=1)
+    allow_nonfinite: bool = option(
+        False, "Also load weights that are NaN or infinite", panel="Run", aliases=("/",)
+    )
+    min_return: float | None = option(None, "Exit with 9 when a mean return is below this", panel="Report", metavar="X")
+    video: str | None = option(
+        None, "Folder for videos of the episodes (extra video)", panel="Report", metavar="DIR"
+    )
+
+
+def build() -> Command:
+    """Return the command."""
+    return Command(
+        "eval",
+        help=_HELP,
+        callback=_evaluate,
+        codes=(0, 2, 3, 4, 5, 6, 7, 8, 9),
+        params=[
+            Argument("checkpoints", metavar="CKPT", many=True, help="Checkpoint files"),
+            *map(flag, options_of(EvalOptions)),
+            import_flag(),
+        ],
+    )
+
+
+def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: Any) -> None:
+    out = current()
+    options: EvalOptions = typed(EvalOptions, given)
+    opened = [open_checkpoint(path) for path in checkpoints]
+    import_packages(import_)
+    sources = [environment(one, options, f"rlox eval {one.typed}") for one in opened]
+    rows = [_row(one, source, options, out) for one, source in zip(opened, sources, strict=True)]
+    if len(rows) == 1:
+        out.record(rows[0])
+    else:
+        out.table(list(rows[0]), [list(row.values()) for row in rows], name="checkpoints")
+    if options.min_return is not None:
+        below = [row for row in rows if not row["return_mean"] >= options.min_return]  # NaN is below everything
+        if below:
+            raise CheckError(
+                f"return_mean is {below[0]['return_mean']:.6g}, must be at least {options.min_return:g}",
+                param="--min-return", value=options.min_return,
+            )  # fmt: skip
+
+
+def _row(opened: Opened, source: EnvSource, options: EvalOptions, out: Out) -> dict[str, Any]:
+    """Evaluate one checkpoint."""
+    from ..evaluation import evaluate
+
+    algo = load(opened, source, options, allow_nonfinite=options.allow_nonfinite)
+    with out.progress(opened.path.name) as progress:
+        done = 0
+
+        def on_episode(*args: Any, **kwargs: Any) -> None:
+            nonlocal done
+            done += 1
+            progress(done, options.episodes)
+
+        result = evaluate(
+            algo.policy(options.n_envs, seed=options.seed),
+            source,
+            options.episodes,
+            seed=options.seed,
+            n_envs=options.n_envs,
+            deterministic=options.deterministic,
+            max_episode_steps=options.max_episode_steps,
+            on_episode=on_episode,
+        )
+    return {
+        "checkpoint": str(opened.path),
+        "algorithm": opened.manifest["algorithm"],
+        "env": source.text or str(source),
+        "step": opened.manifest.get("step"),
+        **result.summary(),
+        "deterministic": options.deterministic,
+        "seed": options.seed,
+    }
