@@ -25,7 +25,8 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "shape": list(space.shape)}
+        n = int(space.n) if isinstance(space.n, int | np.integer) else [int(k) for k in space.n]
+        return {"type": "MultiBinary", "n": n}
     if isinstance(space, spaces.MultiDiscrete):
         nvec, start = space.nvec.tolist(), space.start.tolist()
         return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
@@ -62,7 +63,8 @@ def _build(value: Any, depth: int) -> gym.Space[Any]:
     if kind == "Discrete":
         return spaces.Discrete(_integer(value["n"]), start=_integer(value["start"]))
     if kind == "MultiBinary":
-        return spaces.MultiBinary(_shape(value["shape"]))
+        n = value["n"]
+        return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _shape([n])[0])
     if kind == "MultiDiscrete":
         nvec, start = (_integers(value[name]) for name in ("nvec", "start"))
         return spaces.MultiDiscrete(nvec, dtype=_dtype(value["dtype"]).type, start=start)

@@ -49,6 +49,8 @@ class ObsSpace:
         if not 0 < self.dim <= MAX_DIM:
             raise SpaceError(f"{describe(space)} has {self.dim} values per observation, must be 1…{MAX_DIM}")
         self._box_shape = space.shape if isinstance(space, spaces.Box) else None
+        is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        self._fast_shape = self._box_shape if is_float else None
 
     def encode(self, obs: Any) -> Float32:
         """Return one observation as a fresh (dim,) float32 array; ValueError when it does not belong to the space."""
@@ -58,7 +60,7 @@ class ObsSpace:
 
     def write(self, obs: Any, out: Float32) -> None:
         """Write one observation into ``out``, a (dim,) float32 array; ValueError names what does not fit."""
-        if type(obs) is np.ndarray and obs.shape == self._box_shape and obs.dtype.kind == "f":
+        if type(obs) is np.ndarray and obs.shape == self._fast_shape and obs.dtype.kind == "f":
             out[:] = obs if obs.ndim == 1 else obs.reshape(-1)
             return
         start = 0
