@@ -1,0 +1,456 @@
+"""What every algorithm can do, written once: train, predict, act, save, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import checkpoint
+from .callbacks import Callback, CallbackList, PhaseTimer
+from .config.fields import to_dict
+from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_from_json, space_to_json
+from .errors import CheckpointError, CheckpointMismatchError, ConfigError, MissingDependencyError, closest, printable
+from .learner import Metrics
+from .logging import LoggerCallback, LoggerList
+from .loop import EpisodeWindow, Progress, run_loop
+from .registry import ALGORITHMS, Kind, algorithm_names
+from .seeding import TorchStream, check_seed, torch_generator
+
+
+class Policy:
+    """What acting needs: the networks as they are, the normaliser, and random streams of its own.
+
+    Parameters
+    ----------
+    algo : Algorithm
+    seed : int
+        Seed of the streams that sampled actions draw from.
+    stream : str
+        Their name.
+    normalizer : Normalizer, optional
+        Applied to observations first.
+    """
+
+    def __init__(self, algo: Algorithm, seed: int, stream: str, normalizer: Normalizer | None) -> None:
+        self._algo = algo
+        self._normalizer = normalizer
+        self.generator = torch_generator(seed, stream, algo.device)
+        self._globally = TorchStream(seed, f"{stream}/global")
+
+    def squashed(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
+        """Return actions (N, A) in [-1, 1], or (N,) indices from 0, for encoded observations (N, obs_dim)."""
+        algo = self._algo
+        x = torch.from_numpy(obs if self._normalizer is None else self._normalizer(obs)).to(algo.device)
+        with torch.no_grad(), self._globally.use() if algo.draws_globally else nullcontext():
+            actions: Tensor = algo._act(x, deterministic, self.generator)
+        _check_actions(actions, len(obs), algo.act_space)
+        return actions.cpu().numpy()
+
+    def act(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
+        """Return actions (N, A) or (N,) in the environment's units for encoded observations (N, obs_dim)."""
+        return self._algo.act_space.to_env(self.squashed(obs, deterministic))
+
+    def reset(self, mask: NDArray[np.bool_] | None = None) -> None:
+        """Start new episodes where ``mask`` (N,) is true; a policy without memory has nothing to forget."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "global": self._globally.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        self._globally.load_state_dict(state["global"])
+
+
+class Algorithm:
+    """Base of every algorithm, online and offline.
+
+    Attributes
+    ----------
+    step : int
+        Environment transitions consumed (online) or gradient steps (offline).
+    n_updates : int
+        Gradient updates.
+    metrics : Metrics
+        Figures of the last update and of the last 100 episodes.
+    exact : list of str
+        Reasons why the run could not be resumed bit for bit; empty when it could.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "online"
+    config: Any = None
+    env_source: EnvSource | None = None
+    obs_space: ObsSpace
+    act_space: ActionSpace
+    normalizer: Normalizer | None = None
+    draws_globally: bool = False
+
+    def _begin(
+        self,
+        seed: int,
+        device: str | torch.device,
+        callbacks: Callback | Iterable[Callback] | None,
+        logger: LoggerCallback | Iterable[LoggerCallback] | None,
+    ) -> None:
+        """Set up what all algorithms have; the first thing that a constructor does."""
+        self.seed = check_seed(seed)
+        self.device = resolve_device(device)
+        self.logger = logger
+        self.callbacks = CallbackList(callbacks)
+        self.loggers = LoggerList(logger)
+        self.phases = PhaseTimer()
+        self.metrics = Metrics()
+        self.episodes = EpisodeWindow()
+        self.step = 0
+        self.n_updates = 0
+        self.total_steps = 0
+        self.run: Any = None
+        self.reason: str | None = None
+        self.signal: int | None = None
+        self.exact: list[str] = []
+        self.custom: list[str] = []
+
+    def advance(self) -> Iterable[Progress]:
+        """Yield what happens, in order, until the next point at which training may stop."""
+        raise TypeError(f"{type(self).__name__} does not say how its training advances")
+
+    def train(self, total_timesteps: int) -> dict[str, Any]:
+        """Train for so many more steps.
+
+        Parameters
+        ----------
+        total_timesteps : int
+            Environment transitions (online; rounded up to whole vector steps) or gradient steps (offline), ≥ 0.
+
+        Returns
+        -------
+        dict
+            Metrics of the last update, ``return_mean`` and ``length_mean`` of the last 100 episodes, ``n_updates``,
+            and ``reason``: finished, stopped or interrupted.
+
+        Raises
+        ------
+        ConfigError
+            When ``total_timesteps`` is negative or no integer.
+        DivergedError
+            When a loss becomes NaN or infinite.
+        EnvError
+            When an environment raises, hangs or returns nonsense.
+        """
+        n = total_timesteps
+        if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+            raise ConfigError(f"total_timesteps is {n!r}, must be an integer of at least 0", param="total_timesteps")
+        self.total_steps = self.step + int(n)
+        return run_loop(self, int(n))
+
+    def policy(self, n_envs: int = 1, *, seed: int = 0) -> Policy:
+        """Return a policy for ``n_envs`` environments; acting with it changes nothing in training.
+
+        It uses the networks as they are at each call and the normaliser's statistics as they are now.
+        """
+        return Policy(self, seed, "policy", None if self.normalizer is None else self.normalizer.frozen())
+
+    def predict(self, obs: Any, deterministic: bool = True) -> Any:
+        """Return the action for one observation, or the actions for a batch.
+
+        Parameters
+        ----------
+        obs : array-like or mapping
+            As the environment gives it, of any dtype that casts, or a batch with a leading dimension.
+        deterministic : bool
+            The greedy action, or a sampled one.
+
+        Returns
+        -------
+        (A,) or (B, A) float32 array in the environment's units and shape for a Box; int or (B,) int64 for Discrete.
+        """
+        single = self._is_single(obs)
+        rows = self._encode(obs, single)
+        if deterministic:
+            actions = self.policy().act(rows)
+        else:
+            self._sampler = getattr(self, "_sampler", None) or Policy(self, self.seed, "predict", None)
+            self._sampler._normalizer = None if self.normalizer is None else self.normalizer.frozen()
+            actions = self._sampler.act(rows, deterministic=False)
+        if self.act_space.discrete:
+            return int(actions[0]) if single else actions
+        actions = actions.reshape(len(rows), *self.act_space.shape)
+        return actions[0] if single else actions
+
+    def value(self, obs: Any, actions: Any = None) -> Any:
+        """Return the critics' value in reward units: the smallest of the critics.
+
+        Parameters
+        ----------
+        obs : one observation or a batch, as for :meth:`predict`
+        actions : array-like, optional
+            In the environment's units; the policy's own where None.
+
+        Returns
+        -------
+        float for one observation, (B,) float32 array for a batch.
+        """
+        single = self._is_single(obs)
+        rows = self._encode(obs, single)
+        if actions is None:
+            squashed = self.policy().squashed(rows)
+        else:
+            squashed = self.act_space.from_env(np.asarray(actions, np.float32).reshape(len(rows), -1))
+        x = rows if self.normalizer is None else self.normalizer(rows)
+        with torch.no_grad():
+            values = self._value(torch.from_numpy(x).to(self.device), torch.from_numpy(squashed).to(self.device))
+        return float(values[0]) if single else values.cpu().numpy()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file: networks, targets, optimizers, temperature, normaliser, counters.
+
+        Raises
+        ------
+        WriteError
+            When it cannot be written; an older file of that name is then as it was.
+        """
+        checkpoint.save(path, self.state_dict(), self.manifest())
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        env_id: str | None = None,
+        *,
+        env: Any = None,
+        device: str | torch.device = "auto",
+        **parts: Any,
+    ) -> Self:
+        """Rebuild the algorithm that a model file holds.
+
+        Parameters
+        ----------
+        path : path-like
+        env_id : str, optional
+            A registered environment to use in place of the recorded one; its spaces must be the same.
+        env : EnvSource, environment or factory, optional
+            Needed for environments of the user's own before training or evaluating.
+        device : str
+        **parts
+            Parts of the user's own that the file was made with, e.g. ``actor=``.
+
+        Raises
+        ------
+        CheckpointNotFoundError, CheckpointError, CheckpointMismatchError
+            Missing; damaged or unsafe; another algorithm, newer format, other spaces, parts missing.
+        """
+        state, manifest = checkpoint.load(path)
+        return cls._restore(state, manifest, env if env is not None else env_id, device, parts, path)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a checkpoint says about itself, as JSON-able values."""
+        source = self.env_source
+        return {
+            "algorithm": self.name or type(self).__qualname__,
+            "kind": self.kind,
+            "config": to_dict(self.config) if self.config is not None else {},
+            "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": dict(source.kwargs)},
+            "spaces": {
+                "observation": space_to_json(self.obs_space.space),
+                "action": space_to_json(self.act_space.space),
+            },
+            "step": self.step,
+            "n_updates": self.n_updates,
+            "seed": self.seed,
+            "custom": list(self.custom),
+            "normalize": self.normalizer is not None,
+            "exact_resume": {"exact": False, "why": ["a model file holds no replay buffer and no environment state"]},
+            "versions": _versions(),
+            "threads": torch.get_num_threads(),
+            "device": str(self.device),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the model's state: learner, normaliser, counters."""
+        return {
+            "step": self.step,
+            "n_updates": self.n_updates,
+            "episodes": self.episodes.state_dict(),
+            "normalizer": None if self.normalizer is None else self.normalizer.state_dict(),
+            **self._model_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from :meth:`state_dict`; CheckpointError names what does not fit."""
+        try:
+            self.step, self.n_updates = int(state["step"]), int(state["n_updates"])
+            self.episodes.load_state_dict(state["episodes"])
+            if state["normalizer"] is not None:
+                if self.normalizer is None:
+                    self.normalizer = Normalizer(self.obs_space.dim)
+                self.normalizer.load_state_dict(state["normalizer"])
+            self._load_model_state(state)
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"the state does not fit {type(self).__name__}: {printable(what)}") from error
+
+    # What a subclass supplies: how it acts, what its critics say, its state, and how it is made from a file.
+
+    def _act(self, obs: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
+        raise ConfigError(f"{type(self).__name__} has no policy: give it an `actor`, or a method `act`")
+
+    def _value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        raise ConfigError(f"{type(self).__name__} has no critics")
+
+    def _model_state(self) -> dict[str, Any]:
+        return {}
+
+    def _load_model_state(self, state: Mapping[str, Any]) -> None: ...
+
+    @classmethod
+    def _restore(
+        cls,
+        state: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        env: Any,
+        device: str | torch.device,
+        parts: Mapping[str, Any],
+        path: str | os.PathLike[str],
+    ) -> Self:
+        expected = cls.name or cls.__qualname__
+        if manifest["algorithm"] != expected and manifest["algorithm"].rpartition(":")[2] != cls.__qualname__:
+            raise CheckpointMismatchError(
+                f"{printable(path)} was made by {printable(manifest['algorithm'])}, not by {expected}"
+            )
+        missing = [name for name in manifest.get("custom", []) if parts.get(name) is None]
+        if missing:
+            raise CheckpointMismatchError(
+                f"{printable(path)} was made with a {missing[0]} of the user's own, which must be given again",
+                hint=f"in Python: {cls.__name__}.from_checkpoint(path, {missing[0]}=...)",
+            )
+        algo = cls._construct(manifest, env, device, parts)
+        algo.load_state_dict(state)
+        return algo
+
+    @classmethod
+    def _construct(cls, manifest: Mapping[str, Any], env: Any, device: Any, parts: Mapping[str, Any]) -> Self:
+        raise TypeError(f"{cls.__name__} cannot be made from a checkpoint")
+
+    def _is_single(self, obs: Any) -> bool:
+        """Say whether ``obs`` is one observation or a batch, from the first leaf's number of dimensions."""
+        space, leaf = self.obs_space.space, obs
+        while isinstance(leaf, Mapping) and hasattr(space, "spaces"):
+            key = next(iter(space.spaces))
+            if key not in leaf:
+                break
+            space, leaf = space.spaces[key], leaf[key]
+        return np.ndim(leaf) <= len(space.shape or ())
+
+    def _encode(self, obs: Any, single: bool) -> NDArray[np.float32]:
+        try:
+            return self.obs_space.encode(obs)[None] if single else self.obs_space.encode_batch(obs)
+        except ValueError as error:
+            raise ConfigError(f"observation does not fit {self.obs_space.space}: {error}", param="obs") from error
+
+
+def load_algorithm(
+    path: str | os.PathLike[str],
+    *,
+    env: Any = None,
+    cls: type[Algorithm] | None = None,
+    device: str | torch.device = "auto",
+    allow_nonfinite: bool = False,
+) -> Algorithm:
+    """Rebuild the algorithm in a model file, of whatever class it is.
+
+    Parameters
+    ----------
+    path : path-like
+    env : str, EnvSource, environment or factory, optional
+        In place of the recorded environment.
+    cls : type, optional
+        The class, where it is the user's own.
+    device : str
+    allow_nonfinite : bool
+        Load weights that are NaN or infinite too.
+
+    Raises
+    ------
+    CheckpointMismatchError
+        When the algorithm is not a registered one and ``cls`` is None.
+    """
+    state, manifest = checkpoint.load(path, allow_nonfinite=allow_nonfinite)
+    if cls is None:
+        spec = ALGORITHMS.get(manifest["algorithm"])
+        if spec is None:
+            name = printable(manifest["algorithm"])
+            near = closest(name, algorithm_names())
+            raise CheckpointMismatchError(
+                f"{printable(path)} was made by {name}, which is not a registered algorithm",
+                hint=f"`rlox eval {printable(path)} --algo {name if ':' in name else f'FILE.py:{name}'}`",
+                value=name,
+                suggestions=near,
+            )
+        cls = spec.load_class()
+    return cls._restore(state, manifest, env, device, {}, path)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device; ``auto`` is the CPU, which is faster for networks and batches of the usual size.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such kind of device.
+    MissingDependencyError
+        When this machine has none.
+    """
+    name = "cpu" if str(device) == "auto" else str(device)
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ConfigError(f"device is {printable(name)!r}, must be auto, cpu, cuda or cuda:N", param="--device", value=name)
+    if kind == "cuda":
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= n:
+            present = ", ".join(["cpu", *(f"cuda:{i}" for i in range(n))])
+            raise MissingDependencyError(f"device {name} is not there, present: {present}", param="--device", value=name)
+    return torch.device(name)
+
+
+def recorded_spaces(manifest: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the observation and action space that a manifest records."""
+    spaces = manifest["spaces"]
+    return space_from_json(spaces["observation"]), space_from_json(spaces["action"])
+
+
+def recorded_source(manifest: Mapping[str, Any]) -> EnvSource | None:
+    """Return the environment that a manifest names, None where it was the user's own.
+
+    The name is data: only an id that is registered already is made.
+    """
+    env = manifest.get("env")
+    if not env or env.get("id") is None:
+        return None
+    return EnvSource.from_record(env["id"], env.get("kwargs") or {}, error=CheckpointError)
+
+
+def _check_actions(actions: Tensor, n: int, space: ActionSpace) -> None:
+    wanted = (n,) if space.discrete else (n, space.dim)
+    if tuple(actions.shape) != wanted:
+        raise ConfigError(f"the actor returned actions of shape {tuple(actions.shape)}, must be {wanted}", param="actor")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("rlox", "torch", "numpy", "gymnasium", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

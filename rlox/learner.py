@@ -1,0 +1,211 @@
+"""What the update rules of all algorithms share: optimizers, targets, frozen critics, metrics, state."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import NetworkConfig
+from .networks import MLP
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+_FUSED = ("adam", "adamw", "sgd")
+
+
+class Optimizer:
+    """One torch optimizer for all parameters of one module, saved under the names of plain parameters.
+
+    Parameters
+    ----------
+    module : nn.Module
+    config : NetworkConfig
+        Gives ``optimizer`` and ``weight_decay``.
+    learning_rate : float
+    """
+
+    def __init__(self, module: nn.Module, config: NetworkConfig, learning_rate: float) -> None:
+        self.module = module
+        options: dict[str, Any] = {"lr": learning_rate, "weight_decay": config.weight_decay}
+        if config.optimizer in _FUSED:
+            options["fused"] = True
+        self.torch = _OPTIMIZERS[config.optimizer]([p for p in module.parameters() if p.requires_grad], **options)
+
+    def step(self, loss: Tensor) -> None:
+        """Take one step down the gradient of ``loss``."""
+        self.torch.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.torch.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        for name, parameter, mlp in _leaves(self.module):
+            for key, value in self.torch.state.get(parameter, {}).items():
+                flat = mlp is not None and value.shape == parameter.shape
+                parts = mlp.named_views(value) if flat else [("", value)]  # type: ignore[union-attr]
+                for part, tensor in parts:
+                    state.setdefault(f"{name}.{part}".strip("."), {})[key] = tensor.detach().clone()
+        return {"learning_rate": self.torch.param_groups[0]["lr"], "state": state}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        self.torch.param_groups[0]["lr"] = saved["learning_rate"]
+        state = saved["state"]
+        for name, parameter, mlp in _leaves(self.module):
+            own: dict[str, Tensor] = dict(state.get(name, {}))
+            if mlp is not None:
+                for part, _ in mlp.named_views(parameter.detach()):
+                    for key, value in state.get(f"{name}.{part}".strip("."), {}).items():
+                        flat = own.setdefault(key, torch.zeros_like(parameter))
+                        dict(mlp.named_views(flat))[part].copy_(value)
+            if own:
+                self.torch.state[parameter] = {k: v.clone() for k, v in own.items()}
+
+
+def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, MLP | None]]:
+    """Yield (name, leaf tensor, the MLP it is the flat buffer of) for each trained parameter."""
+    for prefix, child in module.named_modules():
+        if isinstance(child, MLP):
+            yield prefix, child.flat, child
+            continue
+        for name, parameter in child.named_parameters(recurse=False):
+            yield f"{prefix}.{name}".strip("."), parameter, None
+
+
+def network_options(config: NetworkConfig) -> dict[str, Any]:
+    """Return the options of a config that every MLP takes."""
+    return {"activation": config.activation, "layer_norm": config.layer_norm, "dropout": config.dropout}
+
+
+def make_target(module: nn.Module) -> nn.Module:
+    """Return a frozen copy of a network, to be moved by :func:`polyak`."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """Move the target's parameters by ``tau`` towards the online ones; buffers (running statistics) are copied."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+    for old, new in zip(target.buffers(), online.buffers(), strict=True):
+        old.copy_(new)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a network to its inputs without computing those of its parameters."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+
+
+class Metrics(Mapping[str, float]):
+    """Figures by name; tensors become floats when they are read, so an unread metric costs no synchronisation."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values: dict[str, Any] = dict(values or {})
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Replace figures of the same names and add new ones."""
+        self._values.update(values)
+
+    def first_nonfinite(self, names: Iterable[str]) -> str | None:
+        """Return the first of these names whose figure is NaN or infinite."""
+        return next((k for k in names if not math.isfinite(self[k])), None)
+
+    def values_by_name(self) -> dict[str, Any]:
+        """Return the figures as they are, read or not."""
+        return dict(self._values)
+
+    def __getitem__(self, name: str) -> float:
+        value = self._values[name]
+        if isinstance(value, Tensor):
+            value = self._values[name] = float(value.detach())
+        return value  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Metrics({dict(self)})"
+
+
+def gather_state(owner: object, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the state of every attribute that has one: modules, optimizers, generators, normalisers, streams."""
+    state: dict[str, Any] = {}
+    for name, value in vars(owner).items():
+        if name in skip:
+            continue
+        if isinstance(value, torch.Generator):
+            state[name] = value.get_state()
+        elif isinstance(value, nn.Module):
+            state[name] = {k: v.detach().contiguous() for k, v in value.state_dict().items()}
+        elif callable(getattr(value, "state_dict", None)):
+            state[name] = value.state_dict()
+    return state
+
+
+def restore_state(owner: object, state: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
+    """Load what :func:`gather_state` returned; KeyError names an attribute that is missing."""
+    for name, value in vars(owner).items():
+        if name in skip:
+            continue
+        if isinstance(value, torch.Generator):
+            value.set_state(state[name])
+        elif isinstance(value, nn.Module):
+            value.load_state_dict(dict(state[name]))
+        elif callable(getattr(value, "load_state_dict", None)) and callable(getattr(value, "state_dict", None)):
+            value.load_state_dict(state[name])
+
+
+class Learner:
+    """Base of the update rules: networks, targets, optimizers and temperature, and nothing else.
+
+    A subclass implements ``update(batch, generator) -> metrics`` and ``act(obs, deterministic, generator)``. Its state
+    is every attribute that has one.
+    """
+
+    def __init__(self) -> None:
+        self.n_updates = 0
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Yield the networks that are trained, targets left out."""
+        for value in vars(self).values():
+            if isinstance(value, nn.Module) and any(p.requires_grad for p in value.parameters()):
+                yield value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**gather_state(self), "n_updates": self.n_updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        restore_state(self, state)
+        self.n_updates = int(state["n_updates"])
+
+
+@contextmanager
+def training_mode(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Put networks into training mode (dropout, batch statistics) and back into evaluation mode."""
+    chosen = list(networks)
+    for network in chosen:
+        network.train()
+    try:
+        yield
+    finally:
+        for network in chosen:
+            network.eval()

@@ -1,0 +1,247 @@
+"""The one training loop: the clock, the hooks, signals, the NaN guard and the end, whatever way training advances.
+
+What differs between off-policy, on-policy and offline training is only ``algo.advance()``: an iterator over what
+happens, in order, until the next point at which training may stop. The loop turns it into steps and hooks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, ClassVar
+
+from .errors import DivergedError
+from .learner import Metrics
+
+Episode = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Stepped:
+    """Progress by ``steps`` of the clock: transitions consumed (online) or gradient steps (offline)."""
+
+    steps: int
+    reward: float | None = None
+    episodes: list[Episode] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Collected:
+    """A rollout, or a collection phase of ``train_freq`` transitions, is complete."""
+
+
+@dataclass(slots=True)
+class Updated:
+    """One gradient update was made; ``metrics`` maps names to tensors or floats."""
+
+    metrics: Mapping[str, Any]
+
+
+Progress = Stepped | Collected | Updated
+
+
+class EpisodeWindow:
+    """Returns and lengths of the last 100 finished episodes, and how many there were."""
+
+    SIZE: ClassVar[int] = 100
+
+    def __init__(self) -> None:
+        self.n_episodes = 0
+        self._last: deque[tuple[float, int]] = deque(maxlen=self.SIZE)
+
+    def add(self, episodes: list[Episode]) -> None:
+        for e in episodes:
+            self._last.append((float(e["return"]), int(e["length"])))
+        self.n_episodes += len(episodes)
+
+    def summary(self) -> dict[str, float]:
+        """Return return_mean, length_mean and n_episodes; empty before the first episode ends."""
+        n = len(self._last)
+        if not n:
+            return {}
+        return {
+            "return_mean": sum(r for r, _ in self._last) / n,
+            "length_mean": sum(length for _, length in self._last) / n,
+            "n_episodes": float(self.n_episodes),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n_episodes": self.n_episodes, "last": [list(e) for e in self._last]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.n_episodes = state["n_episodes"]
+        self._last = deque(((r, n) for r, n in state["last"]), maxlen=self.SIZE)
+
+
+class Interrupt:
+    """Remembers a signal until the loop reaches a step boundary; the handlers are restored afterwards.
+
+    A second SIGINT raises KeyboardInterrupt at once.
+    """
+
+    SIGNALS: ClassVar[tuple[str, ...]] = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextmanager
+    def watch(self) -> Iterator[Interrupt]:
+        """Install the handlers; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        numbers = [getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)]
+        # A parent that ignores SIGHUP (nohup) keeps it ignored.
+        old = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+        for number in old:
+            signal.signal(number, self._note)
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
+    """Advance ``algo`` by ``total_steps`` steps of its clock, or until something ends it.
+
+    Parameters
+    ----------
+    algo : Algorithm
+        Supplies ``advance()``; its ``step`` and ``n_updates`` are moved here and nowhere else.
+    total_steps : int
+        Steps to make, more than are asked for where one advance makes several.
+
+    Returns
+    -------
+    dict
+        Metrics of the last update, the episode window, ``n_updates`` and ``reason``.
+
+    Raises
+    ------
+    DivergedError
+        When a loss becomes NaN or infinite; names the step and the figure.
+    """
+    if total_steps == 0:
+        return _result(algo, "finished")
+    interrupt = Interrupt()
+    reason = "failed"
+    end = algo.step + total_steps
+    callbacks, loggers = algo.callbacks, algo.loggers
+    with interrupt.watch():
+        algo.phases.switch("other")
+        try:
+            loggers.set_total(end)
+            loggers.open(algo.run)
+            callbacks.on_training_start(algo=algo, step=algo.step, total_timesteps=end)
+            reason = _advance_until(algo, end, interrupt)
+        except DivergedError:
+            reason = "diverged"
+            raise
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            algo.signal = int(signal.SIGINT)
+            raise
+        finally:
+            algo.reason = reason
+            try:
+                callbacks.on_training_end(algo=algo, step=algo.step, metrics=algo.metrics, reason=reason)
+            finally:
+                loggers.flush()
+                loggers.close()
+                algo.phases.switch(None)
+    if interrupt.signal is not None:
+        algo.signal = interrupt.signal
+        if algo.run is None:  # a script's own handlers decide what the signal means to it
+            signal.raise_signal(interrupt.signal)
+    return _result(algo, reason)
+
+
+def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
+    """Fire the hooks for everything that happens until ``end``, a vote or a signal; return the reason."""
+    callbacks, loggers, metrics, phases = algo.callbacks, algo.loggers, algo.metrics, algo.phases
+    on_step = callbacks.on_step if callbacks.hook_members("on_step") else None
+    on_train_batch = callbacks.on_train_batch if callbacks.hook_members("on_train_batch") else None
+    on_rollout_end = callbacks.on_rollout_end if callbacks.hook_members("on_rollout_end") else None
+    rate = _Rate(algo.step, end)
+    stop = False
+    while algo.step < end and not stop and interrupt.signal is None:
+        for event in algo.advance():
+            phases.switch("other")
+            if isinstance(event, Stepped):
+                algo.step += event.steps
+                if event.episodes:
+                    algo.episodes.add(event.episodes)
+                    metrics.put(algo.episodes.summary())
+                if on_step is not None:
+                    known = {} if event.reward is None else {"reward": event.reward}
+                    vote = on_step(algo=algo, step=algo.step, episodes=event.episodes, metrics=metrics, **known)
+                    stop = stop or (vote is not None and not vote)
+            elif isinstance(event, Updated):
+                algo.n_updates += 1
+                metrics.put(event.metrics)
+                _guard(algo, event.metrics)
+                if on_train_batch is not None:
+                    on_train_batch(algo=algo, step=algo.step, n_updates=algo.n_updates, metrics=metrics)
+            else:
+                if on_rollout_end is not None:
+                    on_rollout_end(algo=algo, step=algo.step, metrics=metrics)
+                loggers.on_rollout_end(algo.step, metrics)
+        if algo.step >= loggers.next_due:
+            previous = phases.switch("log")
+            loggers.on_train_step(algo.step, rate.log_metrics(algo))
+            phases.switch(previous)
+    if interrupt.signal is not None:
+        return "interrupted"
+    return "stopped" if stop else "finished"
+
+
+def _guard(algo: Any, latest: Mapping[str, Any]) -> None:
+    """Stop before anything is saved or evaluated from a model that is no longer finite."""
+    if algo.device.type != "cpu" and algo.n_updates % 100:
+        return  # reading makes a GPU wait
+    bad = algo.metrics.first_nonfinite(latest)
+    if bad is not None:
+        raise DivergedError(
+            f"{bad} is {algo.metrics[bad]} at step {algo.step}, update {algo.n_updates}",
+            hint="lower learning_rate, or look at the scale of rewards and observations",
+            param=bad,
+            value=algo.metrics[bad],
+        )
+
+
+class _Rate:
+    """Steps per second and time left, from the monotonic clock."""
+
+    def __init__(self, step: int, end: int) -> None:
+        self.first_step, self.end, self.since = step, end, monotonic()
+
+    def log_metrics(self, algo: Any) -> Metrics:
+        elapsed = max(monotonic() - self.since, 1e-9)
+        per_second = (algo.step - self.first_step) / elapsed
+        seconds = algo.phases.seconds
+        total = sum(seconds.values()) or 1.0
+        shown = Metrics(algo.metrics.values_by_name())
+        shown.put({
+            "n_updates": float(algo.n_updates),
+            "steps_per_second": per_second,
+            "time_elapsed_s": elapsed,
+            "time_left_s": max(self.end - algo.step, 0) / per_second if per_second else float("nan"),
+            **{f"share_{name}": s / total for name, s in seconds.items()},
+        })  # fmt: skip
+        return shown
+
+
+def _result(algo: Any, reason: str) -> dict[str, Any]:
+    return {**dict(algo.metrics), "n_updates": algo.n_updates, "reason": reason}
+

@@ -1,0 +1,317 @@
+"""The base class of offline algorithms, for rlox's own and for yours.
+
+    class MyBC(OfflineAlgorithm):
+        def __init__(self, dataset, **kwargs):
+            super().__init__(dataset, **kwargs)
+            self.actor = nn.Sequential(nn.Linear(self.obs_dim, 64), nn.ReLU(), nn.Linear(64, self.act_dim), nn.Tanh())
+            self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=1e-3)
+
+        def _update(self, batch):
+            loss = (self.actor(batch["obs"]) - batch["actions"]).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            return {"loss": loss}
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..algorithm import Algorithm, recorded_source, recorded_spaces
+from ..callbacks import Callback
+from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, describe
+from ..errors import ConfigError, DatasetError, DatasetMismatchError
+from ..learner import gather_state, restore_state
+from ..logging import LoggerCallback
+from ..loop import Progress, Stepped, Updated
+from ..protocols import Batch, OfflineDataset
+from ..registry import ALGORITHMS, Kind
+from ..seeding import TorchStream, check_seed, derive, torch_generator
+from .bounds import RecordedData, find_spaces
+
+REQUIRED = ("obs", "next_obs", "actions", "rewards", "terminated")
+
+
+class _Seeded(ABCMeta):
+    """Builds an instance inside a random stream of its own seed, so that a subclass's networks start from it too."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        with TorchStream(check_seed(kwargs.get("seed", 0)), "init").use():
+            algo = super().__call__(*args, **kwargs)
+        algo._finish()
+        return algo
+
+
+class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
+    """Train on batches of a dataset; a subclass implements ``_update``.
+
+    Parameters
+    ----------
+    dataset : OfflineDataset
+        Anything with ``sample(batch_size, seed)`` and ``__len__``.
+    batch_size : int
+        Transitions per update.
+    callbacks : Callback or iterable of them, optional
+    logger : LoggerCallback or iterable of them, optional
+    seed : int
+        0…2³²−1; the same seed gives the same run, bit for bit.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+    env : str, gymnasium.Env, callable or EnvSource, optional
+        Gives the action bounds, and evaluation its environment.
+    action_low, action_high : float, optional
+        Bounds of all actions, where neither ``env`` nor the dataset knows them.
+    normalize_obs : bool
+        Normalise observations by the dataset's ``obs_mean`` and ``obs_std``.
+
+    Attributes
+    ----------
+    obs_dim, act_dim : int
+        Length of an observation; numbers per action (n for Discrete).
+    step : int
+        Gradient steps made.
+    generator : torch.Generator
+        For all noise of ``_update``; its state is saved.
+    bounds_from : str
+        Where the action bounds come from.
+
+    Notes
+    -----
+    ``_update(batch)`` gets tensors on ``device``: the dataset's keys; observations flat and, where asked for, normalised;
+    actions (B, A) in [-1, 1] per dimension by the bounds, or (B,) int64. It returns a
+    dict of metrics, tensors or floats. Networks are in training mode inside and in evaluation mode outside.
+
+    To act, a subclass has an attribute ``actor`` (a :class:`rlox.protocols.StochasticActor`, or a module from (B,
+    obs_dim) to (B, A) in [-1, 1], or to (B, n) logits), or a method ``act(obs, deterministic, generator)``.
+
+    ``state_dict`` gathers every attribute that has one, so save and load need no code in a subclass.
+
+    Examples
+    --------
+    See the top of the module :mod:`rlox.offline.base`.
+    """
+
+    kind: ClassVar[Kind] = "offline"
+    rows: ClassVar[str] = "td"
+    requires: ClassVar[tuple[str, ...]] = ()
+    draws_globally = True
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        batch_size: int = 256,
+        callbacks: Callback | Iterable[Callback] | None = None,
+        logger: LoggerCallback | Iterable[LoggerCallback] | None = None,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        env: Any = None,
+        action_low: float | None = None,
+        action_high: float | None = None,
+        normalize_obs: bool = False,
+    ) -> None:
+        self._begin(seed, device, callbacks, logger)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size!r}, must be an integer of at least 1", param="--batch-size")
+        self.dataset = _check_dataset(dataset)
+        self.batch_size = batch_size
+        self.env = env
+        self.env_source = None if env is None else EnvSource.of(env)
+        probe = self._probe()
+        observation, action, self.bounds_from = find_spaces(dataset, probe, self.env_source, action_low, action_high)
+        self.obs_space, self.act_space = ObsSpace(observation), ActionSpace(action)
+        self.obs_dim = self.obs_space.dim
+        self.act_dim = self.act_space.n if self.act_space.discrete else self.act_space.dim
+        self._check_actions()
+        self._normalize_batch = normalize_obs and not getattr(dataset, "normalize", False)
+        if (normalize_obs or getattr(dataset, "normalize", False)) and not isinstance(dataset, RecordedData):
+            self.normalizer = _statistics(dataset)
+        self.generator = torch_generator(self.seed, "update", self.device)
+        self._stream = TorchStream(self.seed, "update/global")
+        self._out: Batch | None = None
+
+    def _finish(self) -> None:
+        """Move the subclass's networks to the device and tell the callbacks; runs after its constructor."""
+        for network in self._networks():
+            network.to(self.device)
+            network.eval()
+        self.callbacks.on_attach(self)
+
+    def _update(self, batch: Batch) -> Mapping[str, Any]:
+        """Make one gradient step and return metrics; the method that a subclass owes."""
+        raise ConfigError(f"{type(self).__name__} does not implement _update(batch)")
+
+    def train(self, n_gradient_steps: int) -> dict[str, Any]:
+        """Make so many more gradient steps.
+
+        Parameters
+        ----------
+        n_gradient_steps : int
+            ≥ 0.
+
+        Returns
+        -------
+        dict
+            Metrics of the last update, ``n_updates`` and ``reason``; empty for 0 steps.
+        """
+        metrics = super().train(n_gradient_steps)
+        return metrics if n_gradient_steps else {}
+
+    def advance(self) -> Iterator[Progress]:
+        """Make one gradient step."""
+        phases = self.phases
+        phases.switch("buffer")
+        batch = self._batch(derive(self.seed, "sample", self.step))
+        phases.switch("update")
+        networks = self._modes()
+        with self._stream.use():
+            for network in networks:
+                network.train()
+            metrics = self._update(batch) or {}
+            for network in networks:
+                network.eval()
+        yield Updated(metrics)
+        yield Stepped(1)
+
+    def _check_actions(self) -> None:
+        """Refuse actions that a registered algorithm cannot learn from."""
+        kind = type(self.act_space.space).__name__
+        if self.name not in ALGORITHMS or kind in ALGORITHMS[self.name].actions:
+            return
+        others = [s.name for s in ALGORITHMS.values() if s.kind == "offline" and kind in s.actions]
+        needs = " or ".join(ALGORITHMS[self.name].actions)
+        raise DatasetMismatchError(
+            f"{self.name} needs {needs} actions; the dataset has {describe(self.act_space.space)}",
+            hint=f"use {' or '.join(others)}" if others else None,
+            param="--dataset",
+        )
+
+    def _modes(self) -> list[nn.Module]:
+        return [n for n in self._networks() if any(p.requires_grad for p in n.parameters())]
+
+    def _networks(self) -> Iterator[nn.Module]:
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                yield value
+            elif hasattr(value, "networks"):
+                yield from value.networks()
+
+    def _probe(self) -> dict[str, NDArray[Any]]:
+        """Return a first batch as arrays, its keys and sizes checked."""
+        n = min(self.batch_size, len(self.dataset)) or self.batch_size
+        if isinstance(self.dataset, RecordedData):
+            return self.dataset.sample(n, 0)
+        if len(self.dataset) < self.batch_size:
+            raise DatasetMismatchError(
+                f"the dataset has {len(self.dataset)} rows, fewer than batch_size {self.batch_size}", param="--batch-size"
+            )
+        probe = self.dataset.sample(n, derive(self.seed, "probe"))
+        missing = [k for k in (*REQUIRED, *self.requires) if k not in probe]
+        if missing:
+            raise DatasetError(f"{type(self.dataset).__name__}.sample returned no {missing[0]!r}, only {sorted(probe)}")
+        arrays = {k: _to_numpy(v) for k, v in probe.items()}
+        for key in REQUIRED:
+            if arrays[key].ndim < 1 or len(arrays[key]) != n:
+                raise DatasetError(f"sample({n}, seed) returned {key!r} of shape {arrays[key].shape}, must have {n} rows")
+        return arrays
+
+    def _batch(self, seed: int) -> Batch:
+        """Return a batch of tensors on the device, actions in [-1, 1]."""
+        if hasattr(self.dataset, "sample_trajectories"):  # rlox's own: writes into the same memory each time
+            self._out = arrays = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)  # type: ignore[call-arg]
+        else:
+            arrays = self.dataset.sample(self.batch_size, seed)
+        batch: Batch = {}
+        for key, value in arrays.items():
+            array = _to_numpy(value)
+            if key in ("obs", "next_obs"):
+                array = array.reshape(len(array), -1).astype(np.float32, copy=False)
+                if self._normalize_batch and self.normalizer is not None:
+                    array = self.normalizer(array)
+            elif key == "actions":
+                flat = array if self.act_space.discrete else array.reshape(len(array), -1)
+                array = self.act_space.from_env(flat)
+            elif array.dtype.kind in "fb":
+                array = array.astype(np.float32, copy=False)
+            batch[key] = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return batch
+
+    def _act(self, obs: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
+        act = getattr(self, "act", None)
+        if callable(act):
+            return act(obs, deterministic, generator)  # type: ignore[no-any-return]
+        actor = getattr(self, "actor", None)
+        if actor is None:
+            return super()._act(obs, deterministic, generator)
+        if callable(getattr(actor, "sample", None)) and callable(getattr(actor, "deterministic", None)):
+            return actor.deterministic(obs) if deterministic else actor.sample(obs)[0]  # type: ignore[no-any-return]
+        out: Tensor = actor(obs)
+        return out.argmax(-1) if self.act_space.discrete else out.clamp(-1, 1)
+
+    @property
+    def can_act(self) -> bool:
+        """Whether there is a policy."""
+        return callable(getattr(self, "act", None)) or getattr(self, "actor", None) is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters and the state of every attribute that has one."""
+        return super().state_dict()
+
+    def _model_state(self) -> dict[str, Any]:
+        return {"parts": gather_state(self, skip=_NOT_PARTS)}
+
+    def _load_model_state(self, state: Mapping[str, Any]) -> None:
+        restore_state(self, state["parts"], skip=_NOT_PARTS)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a checkpoint says about itself, the dataset and the origin of the action bounds included."""
+        fingerprint = getattr(self.dataset, "fingerprint", None)
+        data = {
+            "path": getattr(self.dataset, "source", None),
+            "fingerprint": fingerprint() if callable(fingerprint) else None,
+            "rows": len(self.dataset),
+        }
+        return {
+            **super().manifest(),
+            "batch_size": self.batch_size,
+            "dataset": data,
+            "bounds_from": self.bounds_from,
+        }
+
+    @classmethod
+    def _construct(cls, manifest: Mapping[str, Any], env: Any, device: Any, parts: Mapping[str, Any]) -> Self:
+        observation, action = recorded_spaces(manifest)
+        data: Any = RecordedData(observation, action)
+        options = manifest["config"] or {"batch_size": manifest["batch_size"]}
+        algo = cls(data, seed=manifest["seed"], device=device, **options, **parts)
+        algo.env_source = recorded_source(manifest) if env is None else EnvSource.of(env)
+        return algo
+
+
+_NOT_PARTS = ("dataset", "callbacks", "loggers", "logger", "phases", "metrics", "episodes", "normalizer", "env",
+              "env_source", "run", "_sampler")  # fmt: skip
+
+
+def _check_dataset(dataset: Any) -> Any:
+    missing = [m for m in ("sample", "__len__") if not callable(getattr(dataset, m, None))]
+    if missing:
+        raise ConfigError(f"dataset is a {type(dataset).__name__} without {', '.join(missing)}", param="dataset")
+    return dataset
+
+
+def _statistics(dataset: Any) -> Normalizer:
+    if getattr(dataset, "obs_mean", None) is None or getattr(dataset, "obs_std", None) is None:
+        raise ConfigError(f"normalize_obs needs obs_mean and obs_std, {type(dataset).__name__} has none",
+                          param="--normalize-obs")  # fmt: skip
+    return Normalizer.fixed(dataset.obs_mean, dataset.obs_std)
+
+
+def _to_numpy(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

@@ -1,0 +1,110 @@
+"""Where the action bounds of an offline run come from, and the spaces that a dataset implies."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ..envs import EnvSource, describe, space_from_json
+from ..errors import ConfigError, DatasetError, DatasetMismatchError
+
+
+class RecordedData:
+    """Stands for the dataset of a checkpoint: its shapes and spaces, no rows.
+
+    ``sample`` returns zeros of the right shapes, so that a constructor that looks at a batch works.
+    """
+
+    def __init__(self, observation_space: Any, action_space: Any) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+        self.discrete = isinstance(action_space, spaces.Discrete)
+
+    def sample(self, batch_size: int, seed: int) -> dict[str, NDArray[Any]]:
+        from ..envs import ObsSpace
+
+        dim = ObsSpace(self.observation_space).dim
+        flat = np.zeros(batch_size, np.float32)
+        shape = (batch_size,) if self.discrete else (batch_size, *self.action_space.shape)
+        return {
+            "obs": np.zeros((batch_size, dim), np.float32),
+            "next_obs": np.zeros((batch_size, dim), np.float32),
+            "actions": np.zeros(shape, np.int64 if self.discrete else np.float32),
+            "rewards": flat,
+            "terminated": flat.copy(),
+            "truncated": flat.copy(),
+        }
+
+    def __len__(self) -> int:
+        return 0
+
+
+def find_spaces(
+    dataset: Any, probe: dict[str, NDArray[Any]], source: EnvSource | None, low: float | None, high: float | None
+) -> tuple[Any, Any, str]:
+    """Return the observation space, the action space, and in words where the action bounds come from.
+
+    In this order: the environment, the spaces that the file records, ``action_low`` and ``action_high``, [-1, 1] when
+    all actions lie inside, and else the range of the data, with a warning.
+    """
+    if isinstance(dataset, RecordedData):
+        return dataset.observation_space, dataset.action_space, "checkpoint"
+    obs_shape = probe["obs"].shape[1:]
+    observation: Any = spaces.Box(-np.inf, np.inf, obs_shape, np.float32)
+    actions = probe["actions"]
+    if (low is None) != (high is None):
+        raise ConfigError("action_low and action_high must be given together", param="--action-low")
+    if source is not None:
+        env_observation, env_action = source.spaces()
+        _check_fits(source, env_observation, env_action, probe)
+        return env_observation, env_action, "env"
+    recorded = getattr(dataset, "meta", {}).get("spaces") if isinstance(getattr(dataset, "meta", {}), dict) else None
+    if recorded:
+        observation = space_from_json(recorded["observation"], error=DatasetError)
+        return observation, space_from_json(recorded["action"], error=DatasetError), "dataset"
+    if actions.ndim == 1 and actions.dtype.kind in "iu":
+        n = int(getattr(dataset, "n_actions", 0)) or int(actions.max()) + 1
+        return observation, spaces.Discrete(n), "data"
+    shape = actions.shape[1:] or (1,)
+    if low is not None and high is not None:
+        if low >= high:
+            raise ConfigError(f"action_low is {low}, must be below action_high {high}", param="--action-low")
+        return observation, spaces.Box(low, high, shape, np.float32), "flags"
+    lowest, highest = _range_of(dataset, actions)
+    if (lowest >= -1).all() and (highest <= 1).all():
+        return observation, spaces.Box(-1, 1, shape, np.float32), "[-1, 1]"
+    warnings.warn(
+        "action bounds are unknown; taking the data's range "
+        f"[{lowest.min():.4g}, {highest.max():.4g}]: give --env, or --action-low and --action-high",
+        stacklevel=4,
+    )
+    flat = np.maximum(highest, lowest + 1e-6)  # a constant dimension still needs low < high
+    return observation, spaces.Box(lowest.reshape(shape), flat.reshape(shape), shape, np.float32), "data"
+
+
+def _range_of(dataset: Any, actions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    lowest, highest = getattr(dataset, "action_min", None), getattr(dataset, "action_max", None)
+    if lowest is None or highest is None:  # a user's object: what its probe batch shows
+        lowest, highest = actions.min(0), actions.max(0)
+    return np.asarray(lowest, np.float32), np.asarray(highest, np.float32)
+
+
+def _check_fits(source: EnvSource, observation: Any, action: Any, probe: dict[str, NDArray[Any]]) -> None:
+    from ..envs import ActionSpace, ObsSpace
+
+    obs_dim, act = ObsSpace(observation).dim, ActionSpace(action)
+    have = int(np.prod(probe["obs"].shape[1:]))
+    if have != obs_dim:
+        raise DatasetMismatchError(
+            f"the dataset has observations of shape {probe['obs'].shape[1:]}, {source} has {describe(observation)}",
+            param="--env",
+        )
+    discrete = probe["actions"].ndim == 1 and probe["actions"].dtype.kind in "iu"
+    if discrete != act.discrete or (not discrete and int(np.prod(probe["actions"].shape[1:])) != act.dim):
+        raise DatasetMismatchError(
+            f"the dataset has actions of shape {probe['actions'].shape[1:]}, {source} has {describe(action)}",
+            param="--env",
+        )

@@ -1,0 +1,350 @@
+"""How off-policy training advances: step the environments, store, and update from the replay buffer."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..algorithm import Algorithm, Policy, recorded_source, recorded_spaces
+from ..buffers import ReplayBuffer
+from ..config.fields import make_config
+from ..config.off_policy import OffPolicyConfig
+from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VectorEnv, VecStep, same_space, vectorize
+from ..errors import CheckpointMismatchError, ConfigError, SpaceError
+from ..learner import Learner, training_mode
+from ..loop import Collected, Progress, Stepped, Updated
+from ..protocols import Batch, ExplorationStrategy, ReplayBufferProtocol
+from ..registry import ALGORITHMS
+from ..seeding import TorchStream, derive, torch_generator
+
+BATCH_KEYS = ("obs", "next_obs", "actions", "rewards", "terminated", "truncated")
+
+
+@dataclass
+class Recorded:
+    """The environment of a checkpoint: its spaces, and where it can be made, the environment."""
+
+    source: EnvSource | None
+    observation_space: Any
+    action_space: Any
+
+
+class OffPolicyAlgorithm(Algorithm):
+    """Base of the off-policy algorithms: a subclass names its config and makes its learner.
+
+    Attributes
+    ----------
+    buffer : ReplayBufferProtocol
+        Transitions with actions in [-1, 1] and observations as the environment gave them, encoded as flat vectors.
+    """
+
+    config_class: ClassVar[type[OffPolicyConfig]]
+    config: OffPolicyConfig
+    learner: Any
+    actor: Any = None
+    critic: Any = None
+
+    def _prepare(
+        self,
+        env: Any,
+        n_envs: int,
+        seed: int,
+        config: OffPolicyConfig | None,
+        overrides: Mapping[str, Any],
+        callbacks: Any,
+        logger: Any,
+        device: Any,
+        buffer: ReplayBufferProtocol | None,
+        exploration: ExplorationStrategy | None,
+    ) -> None:
+        """Check everything that can be known now, and build the learner."""
+        self._begin(seed, device, callbacks, logger)
+        self.config = make_config(self.config_class, config, overrides)
+        self.n_envs = _check_n_envs(n_envs)
+        self.env = env
+        self._take_env(env)
+        self.exploration = exploration
+        self._buffer = buffer
+        self._require(buffer=("push", "sample", "__len__"), exploration=("select_action", "reset"))
+        self.custom = [n for n in ("actor", "critic") if getattr(self, n) is not None]
+        self.draws_globally = bool(self.custom) or self.config.dropout > 0
+        with TorchStream(self.seed, "init").use():
+            self.learner: Learner = self._make_learner()
+        for network in self.learner.networks():
+            network.eval()
+        self.normalizer = Normalizer(self.obs_space.dim) if self.config.normalize_obs else None
+        self.generator = torch_generator(self.seed, "update", self.device)
+        self._warm_up = torch_generator(self.seed, "warm-up")
+        self._update_stream = TorchStream(self.seed, "update/global")
+        self._behaviour = Policy(self, self.seed, "explore", self.normalizer)
+        self._explorers = [copy.deepcopy(exploration) for _ in range(self.n_envs)] if exploration is not None else []
+        self._envs: VectorEnv | None = None
+        self._obs: NDArray[np.float32] | None = None
+        self._collected = 0  # transitions since the last phase of updates
+        self._owed = 0  # updates owed, in units of 1 / train_freq
+        self._out: Batch | None = None
+        if exploration is not None and not hasattr(exploration, "state_dict"):
+            self.exact.append("the exploration has no state_dict")
+        if buffer is None:
+            self._check_memory()
+        self.callbacks.on_attach(self)
+
+    def _make_learner(self) -> Learner:
+        raise TypeError(f"{type(self).__name__} does not make a learner")
+
+    @property
+    def buffer(self) -> Any:
+        """The replay buffer; rlox's own is allocated when it is first needed."""
+        if self._buffer is None:
+            self._buffer = ReplayBuffer(
+                self.config.buffer_size,
+                self.obs_space.dim,
+                self.act_space.dim,
+                n_envs=self.n_envs,
+                discrete=self.act_space.discrete,
+            )
+        return self._buffer
+
+    @property
+    def estimate_nbytes(self) -> int:
+        """Bytes that the replay buffer takes, known before it is allocated."""
+        return int(
+            ReplayBuffer.estimate_nbytes(
+                self.config.buffer_size,
+                self.obs_space.dim,
+                self.act_space.dim,
+                n_envs=self.n_envs,
+                discrete=self.act_space.discrete,
+            )
+        )
+
+    def advance(self) -> Iterator[Progress]:
+        """Make one vector step, then the updates that it earns."""
+        envs, phases, config = self._start(), self.phases, self.config
+        assert self._obs is not None
+        warming_up = self.step < config.learning_starts
+
+        phases.switch("inference")
+        actions = self._choose_actions(self._obs, warming_up)
+        phases.switch("env")
+        result = envs.step(self.act_space.to_env(actions))
+        phases.switch("buffer")
+        n = self._store(self._obs, actions, result)
+        self._obs = result.obs
+        if self.normalizer is not None:
+            self.normalizer.update(result.obs)
+        if self._explorers:
+            for episode in result.episodes:
+                self._explorers[episode["env"]].reset()
+        yield Stepped(n, float(result.rewards.mean()), result.episodes)
+
+        if warming_up or len(self.buffer) < min(config.learning_starts, config.buffer_size):
+            return
+        self._collected += n
+        if self._collected < config.train_freq:
+            return
+        yield Collected()
+        per_phase = config.train_freq if config.gradient_steps == -1 else config.gradient_steps
+        n_updates, self._owed = divmod(self._owed + per_phase * self._collected, config.train_freq)
+        self._collected = 0
+        for _ in range(n_updates):
+            phases.switch("buffer")
+            batch = self._sample(derive(self.seed, "sample", self.n_updates))
+            phases.switch("update")
+            yield Updated(self._learn(batch))
+
+    def close(self) -> None:
+        """Close the environments and end their processes; training again makes new ones."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = self._obs = None
+
+    def _start(self) -> VectorEnv:
+        """Return the running environments, made at the first step."""
+        if self._envs is None:
+            if self.env_source is None:
+                raise ConfigError(
+                    f"{self.name} was loaded without an environment",
+                    hint=f"give one: {type(self).__name__}.from_checkpoint(path, env=...)",
+                    param="env",
+                )
+            if self.step and not len(self.buffer):
+                warnings.warn(
+                    f"training goes on from step {self.step} with an empty replay buffer: the model file has none",
+                    stacklevel=2,
+                )
+            config = self.config
+            self._envs = vectorize(
+                self.env_source, self.n_envs, seed=self.seed, vec=config.vec, timeout_s=config.env_timeout
+            )
+            self._obs = self._envs.reset()
+            if self.normalizer is not None:
+                self.normalizer.update(self._obs)
+        return self._envs
+
+    def _choose_actions(self, obs: NDArray[np.float32], warming_up: bool) -> NDArray[Any]:
+        """Return actions (N, A) in [-1, 1]: uniform while warming up, else the policy's, disturbed by exploration."""
+        if warming_up:
+            uniform = torch.rand(len(obs), self.act_space.dim, generator=self._warm_up)
+            return (2 * uniform - 1).numpy()
+        actions = self._behaviour.squashed(obs, deterministic=False)
+        if not self._explorers:
+            return actions
+        chosen = [e.select_action(a, self.step, self.total_steps) for e, a in zip(self._explorers, actions, strict=True)]
+        return np.clip(np.asarray(chosen, np.float32).reshape(actions.shape), -1, 1)
+
+    def _store(self, obs: NDArray[np.float32], actions: NDArray[Any], result: VecStep) -> int:
+        """Store the transitions of one vector step and return how many there were."""
+        rows = (obs, actions, result.rewards, result.terminated, result.truncated, result.next_obs)
+        keep = np.flatnonzero(result.valid)
+        if len(keep) < len(obs):
+            rows = tuple(column[keep] for column in rows)  # type: ignore[assignment]
+        if isinstance(self.buffer, ReplayBuffer):
+            self.buffer.push_many(*rows, envs=keep)
+        elif hasattr(self.buffer, "push_many"):
+            self.buffer.push_many(*rows)
+        else:
+            for row in zip(*rows, strict=True):
+                self.buffer.push(*row)
+        return len(keep)
+
+    def _sample(self, seed: int) -> Batch:
+        """Return a batch of tensors on the device, observations normalised."""
+        if isinstance(self.buffer, ReplayBuffer):
+            self._out = arrays = self.buffer.sample(self.config.batch_size, seed, out=self._out)
+        else:
+            arrays = check_batch(self.buffer.sample(self.config.batch_size, seed), self)
+        if self.normalizer is not None:
+            arrays = {**arrays, "obs": self.normalizer(arrays["obs"]), "next_obs": self.normalizer(arrays["next_obs"])}
+        return {k: torch.as_tensor(v).to(self.device) for k, v in arrays.items()}
+
+    def _learn(self, batch: Batch) -> Mapping[str, Any]:
+        """Make one update of the learner."""
+        if not self.draws_globally:
+            return self.learner.update(batch, self.generator)  # type: ignore[no-any-return]
+        with ExitStack() as stack:
+            stack.enter_context(self._update_stream.use())
+            stack.enter_context(training_mode(self.learner.networks()))
+            return self.learner.update(batch, self.generator)  # type: ignore[no-any-return]
+
+    def _act(self, obs: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
+        return self.learner.act(obs, deterministic, generator)  # type: ignore[no-any-return]
+
+    def _value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        return self.learner.value(obs, actions)  # type: ignore[no-any-return]
+
+    def _model_state(self) -> dict[str, Any]:
+        return {
+            "learner": self.learner.state_dict(),
+            "generator": self.generator.get_state(),
+            "warm_up": self._warm_up.get_state(),
+            "update_stream": self._update_stream.state_dict(),
+            "behaviour": self._behaviour.state_dict(),
+            "collected": self._collected,
+            "owed": self._owed,
+        }
+
+    def _load_model_state(self, state: Mapping[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.generator.set_state(state["generator"])
+        self._warm_up.set_state(state["warm_up"])
+        self._update_stream.load_state_dict(state["update_stream"])
+        self._behaviour.load_state_dict(state["behaviour"])
+        self._collected, self._owed = int(state["collected"]), int(state["owed"])
+
+    def manifest(self) -> dict[str, Any]:
+        return {**super().manifest(), "n_envs": self.n_envs}
+
+    def _take_env(self, env: Any) -> None:
+        """Find the spaces and refuse those that the algorithm cannot act in."""
+        if isinstance(env, Recorded):
+            self.env_source = env.source
+            observation, action = env.observation_space, env.action_space
+        else:
+            self.env_source = EnvSource.of(env)
+            observation, action = self.env_source.spaces()
+        allowed = ALGORITHMS[self.name].actions if self.name in ALGORITHMS else ("Box",)
+        kind = type(action).__name__
+        if kind not in allowed:
+            others = [s.name for s in ALGORITHMS.values() if s.kind == "online" and kind in s.actions]
+            raise SpaceError(
+                f"{self.name} needs {' or '.join(allowed)} actions; {self.env_source or 'the environment'} has {action}",
+                hint=f"use {' or '.join(others)}" if others else None,
+                param="--env",
+            )
+        self.obs_space, self.act_space = ObsSpace(observation), ActionSpace(action)
+
+    def _require(self, **parts: tuple[str, ...]) -> None:
+        """Say at once which method a part of the user's own lacks."""
+        for name, methods in parts.items():
+            part = self._buffer if name == "buffer" else getattr(self, name)
+            if part is None:
+                continue
+            missing = [m for m in methods if not callable(getattr(part, m, None))]
+            if missing:
+                raise ConfigError(f"{name} is a {type(part).__name__} without {', '.join(missing)}", param=name)
+
+    def _check_memory(self) -> None:
+        from ..files import available_memory, human_bytes
+
+        needed, free = self.estimate_nbytes, available_memory()
+        if needed > free:
+            raise ConfigError(
+                f"buffer_size {self.config.buffer_size} needs {human_bytes(needed)}, {human_bytes(free)} are free",
+                hint="lower --buffer-size",
+                param="--buffer-size",
+                value=self.config.buffer_size,
+            )
+
+    @classmethod
+    def _construct(cls, manifest: Mapping[str, Any], env: Any, device: Any, parts: Mapping[str, Any]) -> Self:
+        observation, action = recorded_spaces(manifest)
+        if env is not None:
+            source: EnvSource | None = EnvSource.of(env)
+            assert source is not None
+            for what, old, new in zip(("observation", "action"), (observation, action), source.spaces(), strict=True):
+                if not same_space(old, new):
+                    raise CheckpointMismatchError(
+                        f"{source} has {what}s {new}, the checkpoint was trained on {old}", param="--env"
+                    )
+        else:
+            source = recorded_source(manifest)
+        options = {k: v for k, v in manifest["config"].items()}
+        recorded = Recorded(source, observation, action)
+        return cls(recorded, n_envs=manifest["n_envs"], seed=manifest["seed"], device=device, **parts, **options)
+
+
+def check_batch(batch: Batch, algo: OffPolicyAlgorithm) -> Batch:
+    """Return a batch of a user's buffer with the standard dtypes, or say which key or shape is wrong."""
+    n, obs_dim, act_dim = algo.config.batch_size, algo.obs_space.dim, algo.act_space.dim
+    action_shape = (n,) if algo.act_space.discrete else (n, act_dim)
+    shapes = {"obs": (n, obs_dim), "next_obs": (n, obs_dim), "actions": action_shape}
+    checked: Batch = {}
+    for key in BATCH_KEYS:
+        if key not in batch:
+            raise ConfigError(f"buffer.sample returned no {key!r}, only {', '.join(sorted(batch))}", param="buffer")
+        value = batch[key]
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        if array.shape != shapes.get(key, (n,)):
+            raise ConfigError(f"buffer.sample returned {key} of shape {array.shape}, must be {shapes.get(key, (n,))}")
+        discrete = key == "actions" and algo.act_space.discrete
+        checked[key] = np.ascontiguousarray(array, np.int64 if discrete else np.float32)
+    return checked
+
+
+def _check_n_envs(n_envs: int) -> int:
+    if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
+        raise ConfigError(f"n_envs is {n_envs!r}, must be an integer of at least 1", param="n_envs", value=n_envs)
+    return n_envs
+
+
+__all__ = ["OffPolicyAlgorithm", "Recorded", "check_batch"]
