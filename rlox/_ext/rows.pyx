@@ -353,7 +353,7 @@ cdef class Store:
     cdef int64_t length(self) noexcept nogil:
         return 0
 
-    cdef bint all_known(self) noexcept nogil:
+    cdef bint any_known(self) noexcept nogil:
         return True
 
     cdef void draw(self, int64_t* out, int64_t n, uint64_t seed, int64_t limit) noexcept nogil:
@@ -383,30 +383,35 @@ cdef class Store:
         return self.length()
 
     def restrict(self, rows):
-        """Let ``sample(..., restricted=True)`` draw from these rows only; None lifts it."""
+        """Let :meth:`sample` draw from these rows only; None lifts it."""
         self.subset_array = None if rows is None else index_array("rows", rows, self.length())
         self.subset = self.subset_array
 
-    def sample(self, batch_size, seed, out=None, bint restricted=False):
-        """Draw ``batch_size`` rows uniformly, with replacement, and return them as a batch."""
+    def sample(self, batch_size, seed, out=None, bint every=False):
+        """Draw rows uniformly, with replacement, and return them as a batch.
+
+        Without ``every``: only rows that ``restrict`` named and, without it, rows whose next observation is known.
+        """
         cdef int64_t n = whole("batch_size", batch_size, 1)
         cdef uint64_t key = seed64(seed)
         cdef int64_t limit, i
+        cdef bint named
         cdef Batch b
         cdef dict batch = self.outputs(n, out, &b)
         self.begin_read()
         try:
-            restricted = restricted and self.subset_array is not None
-            limit = self.subset.shape[0] if restricted else self.length()
-            if limit == 0 or not (restricted or self.all_known()):
+            named = not every and self.subset_array is not None
+            limit = self.subset.shape[0] if named else self.length()
+            if limit == 0 or not (every or named or self.any_known()):
                 self.refuse()
             with nogil:
-                if restricted:
+                if every or named:
                     draw_uniform(b.indices, n, key, limit)
-                    for i in range(n):
-                        b.indices[i] = self.subset[b.indices[i]]
                 else:
                     self.draw(b.indices, n, key, limit)
+                if named:
+                    for i in range(n):
+                        b.indices[i] = self.subset[b.indices[i]]
                 self.gather(b.indices, n, b)
         finally:
             self.readers -= 1
@@ -533,8 +538,7 @@ cdef class RowStore(Store):
     cdef int64_t length(self) noexcept nogil:
         return min(self.t.total, self.t.capacity)
 
-    cdef bint all_known(self) noexcept nogil:
-        """True while something can be drawn."""
+    cdef bint any_known(self) noexcept nogil:
         return self.t.n_pending < self.length()
 
     cdef void draw(self, int64_t* out, int64_t n, uint64_t seed, int64_t limit) noexcept nogil:
