@@ -151,6 +151,7 @@ def collect(
     make_parents(out)
     env = vectorize(source, n_envs, seed=seed, vec=vec)
     try:
+        n_envs = env.n_envs  # a vector environment of another make has its own number
         acting = RandomPolicy(env.act_space, seed, n_envs) if policy is None else policy
         logs = [_Log() for _ in range(n_envs)]
         if n_steps is not None:
