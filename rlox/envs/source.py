@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -209,11 +210,14 @@ class EnvSource:
     def _creator(self) -> Factory:
         if self._factory is not None:
             return self._factory
-        if self._spec is not None:
-            return lambda **kwargs: gym.make(self._spec, disable_env_checker=True, **kwargs)  # type: ignore[arg-type]
+        spec = self._spec
         if self._typed and self.text is not None:
             found = load_typed(self.text)
-            return found if callable(found) else lambda **kwargs: gym.make(found, disable_env_checker=True, **kwargs)
+            if callable(found):
+                return found
+            spec = gym.registry[found]
+        if spec is not None:  # a spec, since an id of an older version would warn each time
+            return functools.partial(gym.make, spec, disable_env_checker=True)
         raise ConfigError(
             f"{self} cannot be made again, and it is in use",
             hint="pass a factory or an id instead of an environment",

@@ -153,7 +153,7 @@ def test_constructor_that_raises_is_an_environment_error():
 
 
 def test_factory_that_returns_something_else_is_refused():
-    with pytest.raises(EnvError, match="made int, must be a gymnasium.Env"):
+    with pytest.raises(EnvError, match=r"made int, must be a gymnasium\.Env"):
         EnvSource.of(lambda: 3).make()
 
 
