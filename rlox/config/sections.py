@@ -83,7 +83,7 @@ class EvalConfig(Section):
     eval_env_kwarg: dict[str, Any] = option({}, "Argument of the evaluation environment, over --env-kwarg; repeatable",
                                             section="eval", metavar="K=V")  # fmt: skip
     deterministic: bool = option(
-        True, "Evaluate the mean action, or a sampled one (--no-deterministic)", section="eval"
+        True, "Evaluate the mean action, or a sampled one", section="eval", aliases=("/--stochastic",)
     )
 
 

@@ -1,0 +1,250 @@
+"""``rlox train`` and ``rlox offline``: one command per algorithm, made from the options of its config."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..config.fields import Option
+from ..config.preset import NAMES as PRESETS
+from ..config.preset import preset_subjects
+from ..config.resolve import Resolved, Schema, resolve, shown
+from ..errors import ConfigError
+from ..registry import Kind, algorithm_names, get_algorithm
+from ._commands import Command, Group
+from ._options import Flag, flag
+from ._output import current
+
+if TYPE_CHECKING:
+    from ..runs import Launch, Outcome, Target
+
+PANELS = {"run": "Run", "algo": "Algorithm", "eval": "Evaluation", "checkpoint": "Checkpoint", "log": "Logging",
+          "hardware": "Hardware"}  # fmt: skip
+PANEL_ORDER = ("run", "eval", "checkpoint", "log", "hardware", "algo")
+CODES = (0, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143)
+ENV_IDS = (
+    "Pendulum-v1", "MountainCarContinuous-v0", "CartPole-v1", "MountainCar-v0", "Acrobot-v1", "LunarLander-v3",
+    "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CarRacing-v3", "Ant-v5",
+    "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedDoublePendulum-v5",
+    "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5",
+)  # fmt: skip
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class AlgorithmGroup(Group):
+    """The algorithms of one kind; a hyphen stands for an underscore."""
+
+    def __init__(self, kind: Kind, **attrs: Any) -> None:
+        self.kind = kind
+        summaries = {name: get_algorithm(name).summary for name in algorithm_names(kind)}
+        commands = {name: (summary, lambda name=name: algorithm_command(name, kind)) for name, summary in summaries.items()}
+        lister = Flag("list", "--list", help="List the algorithms and what they have presets for, and exit", switch=True,
+                      expose=False, callback=self._list)  # fmt: skip
+        super().__init__("train" if kind == "online" else "offline", commands, noun="algorithm", params=[lister], **attrs)
+
+    def find(self, ctx: Any, name: str) -> Any:
+        """Return the command of an algorithm."""
+        return super().find(ctx, name.replace("-", "_") if ":" not in name else name)
+
+    def _list(self, ctx: Any, param: Any, value: bool | None) -> None:
+        if not value or ctx.resilient_parsing:
+            return
+        out = current()
+        out.schema = f"rlox.{self.name}.list/1"
+        specs = [get_algorithm(name) for name in algorithm_names(self.kind)]
+        rows = [(s.name, s.summary, " ".join(preset_subjects(s.name, s.load_config()))) for s in specs]
+        out.table(["algorithm", "summary", "presets"], rows, name="algorithms")
+        raise typer.Exit(0)
+
+
+def algorithm_command(name: str, kind: Kind) -> Command:
+    """Return the command of a registered algorithm."""
+    from ..runs import Target
+
+    spec = get_algorithm(name, kind)
+    return train_command(Target.of(spec), spec.summary, registered=True)
+
+
+def train_command(target: Target, summary: str, *, registered: bool) -> Command:
+    """Return the command that trains ``target``: its flags are the options of its config and of a run."""
+    schema = Schema(target.kind, target.config, target.name if registered else None)
+    params = [*_ordered(schema), *_launch_flags(target.kind)]
+    _check_spellings(params, target.name)
+    params.sort(key=lambda p: p.rich_help_panel != "Run")  # the flags of the launch stand with those of the run
+
+    def run(**given: Any) -> int:
+        return _run(target, schema, given)
+
+    group = "train" if target.kind == "online" else "offline"
+    return Command(target.name, help=f"{summary}\n\n{_examples(group, target.name)}", short_help=summary, callback=run,
+                   params=params, codes=CODES, schema=f"rlox.{group}/1")  # fmt: skip
+
+
+def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
+    """Resolve what was typed, then show it (``--dry-run``) or train."""
+    from ..runs import make_plan, train
+    from ._user_code import import_package
+
+    out = current()
+    flags = {o.key: _typed(o, given[o.name]) for o in schema.options.values()}
+    if given["toml"] and not given["dry_run"]:
+        raise ConfigError("--toml needs --dry-run", param="--toml")
+    sources: dict[str, Any] = {"preset": given["preset"] or "auto", "config_files": given["config"], "flags": flags,
+                               "sets": given["set"]}  # fmt: skip
+    resolved = resolve(schema, **sources)
+    for package in given["import_"]:
+        import_package(package)
+    resolved = _with_version(schema, resolved, sources)
+    for text in resolved.warnings:
+        out.warn(text)
+    if given["dry_run"]:
+        plan = make_plan(target, resolved)
+        for text in plan.notes:
+            out.note(text)
+        _show(resolved, plan.summary(), toml=bool(given["toml"]))
+        return 0
+    outcome = train(target, resolved, _launch(given))
+    _report(outcome, path_only=bool(given["print_path"]))
+    return outcome.exit_code
+
+
+def _with_version(schema: Schema, resolved: Resolved, sources: dict[str, Any]) -> Resolved:
+    """Resolve again with the preset of the latest version, where an environment was named without one."""
+    env = resolved["run.env"]
+    if schema.kind == "offline" or ":" in env or env.rpartition("-v")[2].isdigit() or sources["preset"] != "auto":
+        return resolved
+    import warnings
+
+    from ..envs import EnvSource
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said when the run makes its environment
+        subject = EnvSource.of(env).id
+    return resolve(schema, **sources, subject=subject)
+
+
+def _launch(given: dict[str, Any]) -> Launch:
+    from ..runs import Launch
+
+    out = current()
+
+    def started(run: Any, fields: dict[str, str]) -> None:
+        out.run = run.path
+        out.note("  ".join(f"{name}: {value}" for name, value in fields.items()))
+
+    return Launch(
+        runs_dir=given["runs_dir"] or os.environ.get("RLOX_RUNS_DIR") or "runs",
+        run_dir=given["run_dir"],
+        name=given["name"],
+        tags=given["tag"],
+        argv=tuple(sys.argv),
+        quiet=out.quiet,
+        color=out.color,
+        started=started,
+        note=out.note,
+    )
+
+
+def _report(outcome: Outcome, path_only: bool) -> None:
+    """Show what a run came to: figures on stdout, the next command on stderr."""
+    out = current()
+    best = outcome.best
+    if path_only and not out.json:
+        if best is not None:
+            from ..runs.directory import shortest
+
+            out.line(shortest(best))
+    else:
+        out.record(outcome.result)
+    shown_path = outcome.result.get("best") or outcome.result.get("last")
+    if shown_path is not None:
+        out.note(f"evaluate it: rlox eval {shown_path}")
+
+
+def _show(resolved: Resolved, summary: dict[str, str], toml: bool) -> None:
+    """Write what a run would use, and write nothing else."""
+    out = current()
+    if toml:
+        text = resolved.to_toml()
+        out.data(toml=text)
+        for line in text.splitlines():
+            out.line(line)
+    else:
+        rows = resolved.rows() if out.json else [(key, shown(value), origin) for key, value, origin in resolved.rows()]
+        out.table(["key", "value", "origin"], rows)
+    out.data(**summary)
+    out.note("would run with  " + "  ".join(f"{name}: {value}" for name, value in summary.items()))
+
+
+def _ordered(schema: Schema) -> list[Flag]:
+    """Return the flags of all options, panel by panel."""
+    by_section = [[o for o in schema.options.values() if o.section == section] for section in PANEL_ORDER]
+    algo = by_section[-1]
+    algo.sort(key=lambda o: bool(o.panel))  # what is special to the algorithm before its networks
+    return [_flag(o) for options in by_section for o in options]
+
+
+def _flag(o: Option) -> Flag:
+    """Return the flag of an option, under its panel; a choice of auto, on and off is a switch with two sides."""
+    panel = o.panel or PANELS[o.section]
+    if o.choices == ("auto", "on", "off"):
+        return Flag(o.name, f"{o.flag}/--no-{o.flag[2:]}", help=o.help, switch=True, panel=panel)
+    completions = {"env": ENV_IDS, "device": DEVICES}.get(o.name)
+    return flag(replace(o, panel=panel), (lambda text: completions) if completions else None)
+
+
+def _typed(o: Option, value: Any) -> Any:
+    """Return what was typed for an option, None where nothing was."""
+    if o.choices == ("auto", "on", "off") and value is not None:
+        return "on" if value else "off"
+    return None if value == () else value
+
+
+def _launch_flags(kind: Kind) -> list[Flag]:
+    """Return the flags that are no option of the run: where values come from, where it goes, what is shown."""
+
+    def one(*names: str, help: str, **attrs: Any) -> Flag:
+        return Flag(*names, help=help, panel="Run", **attrs)
+
+    subject = "environment" if kind == "online" else "dataset"
+    return [
+        one("preset", "--preset", help=f"auto (the {subject}'s own, if there is one), none, smoke (seconds) or a TOML file",
+            default="auto", metavar="NAME", completion=lambda text: PRESETS),
+        one("config", "--config", help="TOML file of values; repeatable, later files win", metavar="FILE", multiple=True),
+        one("set", "--set", help="Value of any key, over every other source; repeatable", metavar="K=V", multiple=True),
+        one("runs_dir", "--runs-dir", help="Folder of all runs; also RLOX_RUNS_DIR", default="runs", metavar="DIR"),
+        one("run_dir", "--run-dir", help="Exact folder of this run; must be new", metavar="DIR"),
+        one("name", "--name", help="Name of the run, kept in its folder's name", metavar="NAME"),
+        one("tag", "--tag", help="Tag of the run; repeatable", metavar="TAG", multiple=True),
+        one("import_", "--import", help="Import a package that registers environments; repeatable", metavar="PKG",
+            multiple=True),
+        one("print_path", "--print-path", help="Write the path of best.pt to stdout, and nothing else", switch=True),
+        one("dry_run", "--dry-run", help="Check everything, show every value with its origin, write nothing", switch=True),
+        one("toml", "--toml", help="With --dry-run: as a file that --config accepts", switch=True),
+    ]  # fmt: skip
+
+
+def _check_spellings(params: Iterable[Flag], name: str) -> None:
+    """Refuse a config whose options take a spelling that is taken."""
+    seen: set[str] = set()
+    for param in params:
+        for spelling in (*param.opts, *param.secondary_opts, str(param.name)):
+            if spelling in seen:
+                raise ConfigError(f"{name} has an option {spelling}, which rlox train has already")
+            seen.add(spelling)
+
+
+def _examples(group: str, name: str) -> str:
+    subject = "--env Pendulum-v1" if group == "train" else "--dataset data.h5"
+    steps = "--steps 50000 --seed 1" if group == "train" else "--env Pendulum-v1 --steps 20000"
+    return "\n".join((
+        "Examples:",
+        f"  rlox {group} {name} {subject}",
+        f"  rlox {group} {name} {subject} {steps}",
+        f"  rlox {group} {name} {subject} --preset smoke --dry-run",
+    ))

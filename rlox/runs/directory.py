@@ -1,0 +1,182 @@
+"""The folder of one run: what is in it, who holds it, and the ``checkpoints`` link that points into it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import RloxError, WriteError, printable
+from ..files import atomic_write_text, make_parents, slug, write_error
+
+LINK = "checkpoints"
+
+
+class Run:
+    """A run directory that this process holds.
+
+    It has ``config.toml`` (resolved, accepted by ``--config``), ``meta.json``, ``status.json``, ``run.lock`` and
+    ``checkpoints/``; the loggers add ``metrics.jsonl`` and TensorBoard events, a crash ``crash.log``. The lock belongs
+    to the process: the kernel frees it, whatever kills the process.
+
+    Attributes
+    ----------
+    path, checkpoints : Path
+        Absolute.
+    linked : bool
+        Whether ``./checkpoints`` points at this run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.linked = False
+        self._lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._lock, f"{os.getpid()} {now()}\n".encode())
+        self.checkpoints.mkdir()
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """Make the folder, which must be new, and hold it.
+
+        Raises
+        ------
+        WriteError
+            It exists (in use by another process, or left by an earlier run), or cannot be made.
+        """
+        try:
+            make_parents(path)
+            os.mkdir(path)
+            return cls(Path(os.path.abspath(path)))
+        except FileExistsError:
+            raise cls._taken(path) from None
+        except (OSError, ValueError) as error:
+            raise write_error(path, error) from error
+
+    @staticmethod
+    def _taken(path: Path) -> WriteError:
+        holder = lock_holder(path)
+        if holder is not None:
+            return WriteError(f"run directory {printable(path)} is locked by {holder}", value=str(path),
+                              hint="wait for it, or choose another `--run-dir`")  # fmt: skip
+        what = "run directory" if path.is_dir() else "a file"
+        return WriteError(f"{what} {printable(path)} exists already", hint="choose another `--run-dir`, or leave it out",
+                          param="--run-dir", value=str(path))  # fmt: skip
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the run so that there is always a whole one."""
+        atomic_write_text(self.path / name, text)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run so that there is always a whole one."""
+        self.write_text(name, json.dumps(values, indent=2, allow_nan=False, default=str) + "\n")
+
+    def status(self, status: str, exit_code: int | None = None, **more: Any) -> None:
+        """Write ``status.json``: running, finished, interrupted, diverged or failed."""
+        self.write_json("status.json", {"status": status, "exit_code": exit_code, "time": now(), **more})
+
+    def link(self) -> None:
+        """Point ``./checkpoints`` at this run's, unless something that is no such link has that name.
+
+        The link is made under another name and renamed, so that there is no moment without one.
+        """
+        temporary = f".{LINK}.{os.getpid()}.{secrets.token_hex(4)}"
+        try:
+            if os.path.lexists(LINK) and not _points_into_a_run(Path(LINK)):
+                return
+            os.symlink(os.path.relpath(self.checkpoints), temporary, target_is_directory=True)
+            os.replace(temporary, LINK)
+            self.linked = True
+        except OSError:  # no symlinks here, a read-only or deleted folder: the full path is shown instead
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    def shown(self, name: str) -> str:
+        """Return the shortest path to a checkpoint, as the user would type it."""
+        return os.path.join(LINK, name) if self.linked else shortest(self.checkpoints / name)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def create_run(root: Path, algorithm: str, target: str, seed: int, name: str | None = None) -> Run:
+    """Make ``<root>/<algorithm>/<target>/<UTC time>-s<seed>-<4 hex>[-<name>]``."""
+    parent = root / slug(algorithm) / slug(target)
+    for _ in range(100):
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        end = f"-{slug(name)}" if name else ""
+        path = parent / f"{stamp}-s{seed}-{secrets.token_hex(2)}{end}"
+        if not os.path.lexists(path):
+            with contextlib.suppress(_Collision):
+                return _create_or_collide(path)
+    raise WriteError(f"no free name for a run in {printable(parent)}")
+
+
+class _Collision(RloxError):
+    """Another process took the name in the same instant."""
+
+
+def _create_or_collide(path: Path) -> Run:
+    try:
+        return Run.create(path)
+    except WriteError:
+        if path.is_dir():
+            raise _Collision("taken") from None
+        raise
+
+
+def lock_holder(path: Path) -> str | None:
+    """Return ``pid N since T`` when a living process holds a run directory."""
+    try:
+        fd = os.open(path / "run.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return None
+        pid, _, since = os.read(fd, 100).decode("ascii", "replace").strip().partition(" ")
+        return f"pid {printable(pid)} since {printable(since)}"
+    finally:
+        os.close(fd)
+    return None
+
+
+def now() -> str:
+    """Return the time in UTC as text."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def shortest(path: Path) -> str:
+    """Return a path relative to the working directory where that is inside it."""
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # the working directory was deleted
+        return str(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _points_into_a_run(link: Path) -> bool:
+    """Whether a name is a symlink to the checkpoints of a run, one that was deleted included."""
+    if not link.is_symlink():
+        return False
+    target = link.parent / os.readlink(link)
+    return target.name == "checkpoints" and (not target.exists() or (target.parent / "run.lock").exists())

@@ -1,0 +1,361 @@
+"""One run from its checked plan to its summary: the folder, the public callbacks and loggers, training, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config.resolve import Resolved
+from ..config.units import seconds
+from ..errors import ConfigError, DivergedError, RloxError
+from ..files import atomic_write, human_bytes
+from ..seeding import derive
+from .directory import Run, create_run, now, shortest
+from .meta import code, machine
+from .plan import Plan, Target, make_plan
+
+# SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
+EVAL_STREAM, FINAL_STREAM = "eval-callback", "final-evaluation"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is started: what is no part of its config.
+
+    ``started`` is called with the run, and with the fields of its first line, before torch is imported; ``note``
+    shows a line to the user.
+    """
+
+    runs_dir: str = "runs"
+    run_dir: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    quiet: bool = False
+    color: str = "auto"
+    started: Callable[[Run, dict[str, str]], None] = lambda run, fields: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    ``result`` holds the figures and paths that are shown; ``exit_code`` is 0 after a finished or stopped run.
+    """
+
+    run: Run
+    reason: str
+    exit_code: int
+    best: Path | None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def train(target: Target, resolved: Resolved, launch: Launch) -> Outcome:
+    """Train as resolved, in a run directory of its own.
+
+    Parameters
+    ----------
+    target : Target
+    resolved : Resolved
+    launch : Launch
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    RloxError
+        From the checks, before anything is written; from training, with the run's status written.
+    """
+    plan = make_plan(target, resolved)
+    for text in plan.notes:
+        launch.note(text)
+    run = _make_run(plan, launch)
+    launch.started(run, {"run": shortest(run.path), **plan.summary()})
+    try:
+        return _Session(plan, launch, run).execute()
+    finally:
+        run.close()
+
+
+def _make_run(plan: Plan, launch: Launch) -> Run:
+    seed = plan.resolved["run.seed"]
+    if launch.run_dir is not None:
+        return Run.create(Path(launch.run_dir))
+    return create_run(Path(launch.runs_dir), plan.target.name, plan.subject, seed, launch.name)
+
+
+class _Session:
+    """One run while it lives."""
+
+    def __init__(self, plan: Plan, launch: Launch, run: Run) -> None:
+        self.plan, self.launch, self.run, self.resolved = plan, launch, run, plan.resolved
+        self.since = time.monotonic()
+        self.algo: Any = None
+        self.evaluation: Any = None  # the EvalCallback, where there is something to evaluate in
+        self.limits: list[tuple[str, Any]] = []
+
+    def execute(self) -> Outcome:
+        """Train and sum up; whatever happens, the status says it."""
+        try:
+            with _threads(self.plan.threads):
+                self._prepare()
+                self.run.status("running", started=now(), pid=os.getpid())
+                self.algo.train(self.resolved["run.steps"])
+                outcome = self._conclude()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            if hasattr(self.algo, "close"):
+                self.algo.close()
+        status = "finished" if outcome.exit_code == 0 else "interrupted"
+        self.run.status(status, outcome.exit_code, **outcome.result)
+        return outcome
+
+    def _prepare(self) -> None:
+        """Write what describes the run and build the algorithm; a run that cannot begin leaves nothing."""
+        try:
+            self._describe()
+            self.algo = self._build()
+            self.algo.run = self.run
+            self._check_disk()
+        except BaseException:
+            self.run.discard()
+            raise
+
+    def _describe(self) -> None:
+        target, launch = self.plan.target, self.launch
+        command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
+        self.run.write_text("config.toml", self.resolved.to_toml((command, f"preset: {self.resolved.preset or 'none'}")))
+        commit, diff = code()
+        if diff:
+            self.run.write_text("code.diff", diff)
+        source, dataset = self.plan.source, self.plan.dataset
+        meta = {
+            "schema": "rlox.run/1",
+            "algorithm": target.name,
+            "kind": target.kind,
+            "argv": list(launch.argv),
+            "started": now(),
+            "name": launch.name,
+            "tags": list(launch.tags),
+            "seed": self.resolved["run.seed"],
+            "preset": self.resolved.preset,
+            "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},
+            "dataset": None if dataset is None else {"path": dataset.source, "sha256": dataset.fingerprint()},
+            "best_by": "evaluation" if self.plan.eval_source is not None else "none",
+            "device": self.plan.device,
+            "threads": self.plan.threads,
+            "git": commit,
+            **machine(),
+        }
+        self.run.write_json("meta.json", meta)
+
+    def _build(self) -> Any:
+        """Construct the algorithm with the callbacks and loggers that anybody could pass."""
+        cls, resolved, target = self.plan.target.load(), self.resolved, self.plan.target
+        given: dict[str, Any] = {
+            "seed": resolved["run.seed"],
+            "device": self.plan.device,
+            "callbacks": self._callbacks(),
+            "logger": self._loggers(),
+        }
+        if target.config is not None and hasattr(cls, "config_class"):
+            given["config"] = resolved.build(target.config)
+        elif "algo.batch_size" in resolved.schema.options:
+            given["batch_size"] = resolved["algo.batch_size"]
+        if target.kind == "online":
+            return cls(self.plan.source, n_envs=resolved["run.n_envs"], **given)
+        optional = {"env": self.plan.source, "action_low": resolved["run.action_low"],
+                    "action_high": resolved["run.action_high"]}  # fmt: skip
+        given.update({k: v for k, v in optional.items() if v is not None})
+        _check_accepts(cls, given)
+        return cls(self.plan.dataset, **given)
+
+    def _callbacks(self) -> list[Any]:
+        from ..callbacks import CheckpointCallback, EarlyStoppingCallback, EvalCallback, VideoRecordingCallback
+        from .limits import Once, ReturnReached, TimeLimit
+
+        resolved, seed, verbose = self.resolved, self.resolved["run.seed"], not self.launch.quiet
+        found: list[Any] = []
+        if self.plan.eval_source is not None:
+            self.evaluation = EvalCallback(
+                self.plan.eval_source,
+                eval_freq=resolved["eval.eval_freq"],
+                n_eval_episodes=resolved["eval.eval_episodes"],
+                best_model_path=self.run.checkpoints / "best.pt",
+                verbose=False,
+                eval_seed=derive(seed, EVAL_STREAM) % 2**32,
+                n_eval_envs=resolved["eval.n_eval_envs"],
+                deterministic=resolved["eval.deterministic"],
+            )
+            found.append(self.evaluation)
+            if resolved["log.video"]:
+                found.append(VideoRecordingCallback(self.run.path / "videos", resolved["eval.eval_freq"],
+                                                    resolved["log.video"], verbose=verbose))  # fmt: skip
+        saver = CheckpointCallback(resolved["checkpoint.save_freq"], self.run.checkpoints, verbose=False,
+                                   keep_last=resolved["checkpoint.keep_last"])  # fmt: skip
+        found.append(saver)
+        if resolved["run.patience"]:
+            self.limits.append(("patience", EarlyStoppingCallback(resolved["run.patience"])))
+        if resolved["run.stop_at"] is not None:
+            self.limits.append(("stop_at", ReturnReached(resolved["run.stop_at"])))
+        if resolved["run.max_time"] is not None:
+            self.limits.append(("max_time", TimeLimit(seconds(resolved["run.max_time"]))))
+        found += [c for _, c in self.limits]
+        if resolved["checkpoint.link"]:
+            found.append(Once(lambda: bool(saver.saved) or self._has_best(), self.run.link))
+        return found
+
+    def _has_best(self) -> bool:
+        return self.evaluation is not None and self.evaluation.best_return > -math.inf
+
+    def _loggers(self) -> list[Any]:
+        from ..logging import ConsoleLogger, JSONLLogger, TensorBoardLogger, WandbLogger
+
+        resolved, interval = self.resolved, self.resolved["log.log_interval"]
+        found: list[Any] = [JSONLLogger(self.run.path / "metrics.jsonl", log_interval=interval)]
+        if resolved["log.tensorboard"]:
+            found.append(TensorBoardLogger(log_interval=interval))
+        if resolved["log.wandb"]:
+            found.append(WandbLogger(resolved["log.wandb_project"], interval))
+        if not self.launch.quiet:
+            found.append(ConsoleLogger(interval, console=self._console()))
+        return found
+
+    def _console(self) -> Any:
+        """Return the console that --progress and --color ask for."""
+        from ..logging.terminal import make_console
+
+        console, progress = make_console(), self.resolved["log.progress"]
+        if progress != "auto":
+            console.is_interactive = progress == "on"
+        if self.launch.color != "auto":
+            console.no_color = self.launch.color == "never"
+        return console
+
+    def _check_disk(self) -> None:
+        """Warn when the folder has no room for a few checkpoints."""
+        import warnings
+
+        size = _state_bytes(self.algo.state_dict())
+        free = shutil.disk_usage(self.run.path).free
+        if free < 3 * size:
+            warnings.warn(f"{human_bytes(free)} are free for checkpoints of {human_bytes(size)} each", stacklevel=2)
+
+    def _conclude(self) -> Outcome:
+        """Say what was reached and where it is; best.pt is evaluated again, on episodes that did not choose it."""
+        algo, run = self.algo, self.run
+        interrupted = algo.reason == "interrupted"
+        exit_code = EXIT_CODES.get(algo.signal, 130) if interrupted else 0
+        best, last = run.checkpoints / "best.pt", run.checkpoints / "last.pt"
+        if self.evaluation is None and last.is_file():
+            atomic_write(best, lambda file: _copy(last, file))
+        result: dict[str, Any] = {
+            "algorithm": self.plan.target.name,
+            "run": shortest(run.path),
+            "reason": algo.reason,
+            "step": algo.step,
+            "n_updates": algo.n_updates,
+        }
+        reached = [name for name, c in self.limits if getattr(c, "reached", False) or getattr(c, "reason", None)]
+        if reached:
+            result["stopped_by"] = ", ".join(reached)
+        if best.is_file():
+            result["best"] = run.shown("best.pt")
+            if self.evaluation is not None:
+                result["best_step"] = self.evaluation.best_step
+        if last.is_file():
+            result["last"] = run.shown("last.pt")
+        if best.is_file() and self.evaluation is not None and not interrupted:
+            result.update(self._evaluate_again(best))
+        result["seconds"] = round(time.monotonic() - self.since, 1)
+        return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result)
+
+    def _evaluate_again(self, path: Path) -> dict[str, Any]:
+        from ..evaluation import evaluate
+
+        resolved, source = self.resolved, self.plan.eval_source
+        assert source is not None
+        algo = type(self.algo).from_checkpoint(path, env=source, device=self.plan.device)
+        n = resolved["eval.n_eval_envs"]
+        found = evaluate(
+            algo.policy(min(n, resolved["eval.eval_episodes"])),
+            source,
+            resolved["eval.eval_episodes"],
+            seed=derive(resolved["run.seed"], FINAL_STREAM) % 2**32,
+            n_envs=n,
+            deterministic=resolved["eval.deterministic"],
+        )
+        return {"return_mean": found.return_mean, "return_std": found.return_std, "n_episodes": len(found.returns)}
+
+    def _failed(self, error: BaseException) -> None:
+        """Write the status of a run that ended in an exception, and say what is left of it."""
+        if not self.run.path.is_dir():
+            return  # it never began
+        if isinstance(error, KeyboardInterrupt):
+            code = 130
+        else:
+            code = int(getattr(error, "exit_code", 1))
+        status = "diverged" if isinstance(error, DivergedError) else "failed" if isinstance(error, Exception) else "interrupted"
+        with contextlib.suppress(RloxError):  # what is raised matters more than that the disk is full
+            self.run.status(status, code, reason=f"{type(error).__name__}: {error}", run=shortest(self.run.path))
+        if isinstance(error, RloxError):
+            kept = [self.run.checkpoints / name for name in ("last.pt", "best.pt")]
+            there = next((shortest(p) for p in kept if p.is_file()), None)
+            if there is not None:
+                error.hint = f"{error.hint}; the last good checkpoint is {there}" if error.hint else (
+                    f"the last good checkpoint is {there}")  # fmt: skip
+
+
+def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:
+    """Say which keyword the constructor of a user's class does not take."""
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    missing = [name for name in given if name not in parameters]
+    if missing:
+        raise ConfigError(f"{cls.__name__} does not take {', '.join(missing)}",
+                          hint="let its __init__ take **kwargs and hand them to super().__init__")  # fmt: skip
+
+
+def _state_bytes(state: Any) -> int:
+    if isinstance(state, dict):
+        return sum(_state_bytes(v) for v in state.values())
+    if isinstance(state, list | tuple):
+        return sum(_state_bytes(v) for v in state)
+    return int(getattr(state, "nbytes", 0))
+
+
+def _copy(source: Path, file: Any) -> None:
+    with source.open("rb") as old:
+        shutil.copyfileobj(old, file)
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Let torch use ``n`` threads inside; a program that calls us keeps its own setting."""
+    already = sys.modules.get("torch")
+    before = already.get_num_threads() if already is not None else None
+    import torch
+
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.set_num_threads(before)
