@@ -21,6 +21,7 @@ from typer import Exit
 
 from .. import __version__
 from ..errors import ConfigError, printable
+from ..files import write_error
 from ._options import Flag
 
 NARROW = 60  # columns: below this a table becomes stacked lines
@@ -156,7 +157,8 @@ class Out:
             if nonfinite:
                 plain["nonfinite"] = nonfinite
             self._stdout(json.dumps(plain, allow_nan=False) + "\n")
-        sys.stdout.flush()
+        with _writing():
+            sys.stdout.flush()
 
     # --- the terminal ---
 
@@ -207,12 +209,24 @@ class Out:
         console.print(grid)
 
     def _stdout(self, text: str) -> None:
-        sys.stdout.write(_encodable(text, sys.stdout))
+        with _writing():
+            sys.stdout.write(_encodable(text, sys.stdout))
 
     def _stderr(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed stderr stops nothing
             sys.stderr.write(_encodable(text, sys.stderr))
             sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Say that results could not be written; a reader that went away is not an error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise write_error("standard output", error) from error
 
 
 _current = Out()
@@ -228,7 +242,7 @@ def start(argv: Sequence[str]) -> Out:
     global _current
     words = list(argv[: argv.index("--")]) if "--" in argv else list(argv)
     _current = Out(json="--json" in words)
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         color = after if word == "--color" else word.removeprefix("--color=")
         _current.color = color if color in COLORS and word.startswith("--color") else _current.color
     return _current

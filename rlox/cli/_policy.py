@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.fields import option
+from ..config.fields import option, options_of
 from ..config.sections import Section
 from ..errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
 from ..seeding import MAX_SEED
-from ._options import Flag
+from ._completion import env_ids
+from ._options import Flag, flag
 
 if TYPE_CHECKING:
     from ..algorithm import Algorithm
@@ -36,6 +37,11 @@ class PolicyOptions(Section):
         None, "Class of the checkpoint where it is your own: file.py:Class", panel="Run", metavar="FILE:CLASS"
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N", panel="Hardware")
+
+
+def flags(cls: type) -> list[Flag]:
+    """Return the flags of such options."""
+    return [flag(o, env_ids if o.name == "env" else None) for o in options_of(cls)]
 
 
 def import_flag() -> Flag:

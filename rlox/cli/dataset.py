@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.fields import option, options_of
+from ..config.fields import option
 from ..errors import ConfigError, WriteError, printable
 from ..files import make_parents, write_error
 from ._commands import Command, Group
-from ._options import Argument, Flag, flag, table, typed
+from ._options import Argument, Flag, table, typed
 from ._output import current
-from ._policy import PolicyOptions, environment, import_flag, import_packages, load, open_checkpoint
+from ._policy import PolicyOptions, environment, flags, import_flag, import_packages, load, open_checkpoint
 
 _HELP = """Look at datasets and collect them.
 
@@ -67,7 +67,7 @@ def _info_command() -> Command:
 
 def _collect_command() -> Command:
     params = [
-        *map(flag, options_of(CollectOptions)),
+        *flags(CollectOptions),
         import_flag(),
         Flag("--out", "-o", help="File to write", metavar="FILE", required=True, panel="Run"),
         Flag("--force", help="Replace FILE when it exists", switch=True, panel="Run"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config.fields import option, options_of
+from ..config.fields import option
 from ..errors import CheckError
 from ._commands import Command
-from ._options import Argument, flag, typed
+from ._options import Argument, typed
 from ._output import Out, current
-from ._policy import Opened, PolicyOptions, environment, import_flag, import_packages, load, open_checkpoint
+from ._policy import Opened, PolicyOptions, environment, flags, import_flag, import_packages, load, open_checkpoint
 
 if TYPE_CHECKING:
     from ..envs import EnvSource
@@ -51,7 +51,7 @@ def build() -> Command:
         codes=(0, 2, 3, 4, 5, 6, 7, 8, 9),
         params=[
             Argument("checkpoints", metavar="CKPT", many=True, help="Checkpoint files"),
-            *map(flag, options_of(EvalOptions)),
+            *flags(EvalOptions),
             import_flag(),
         ],
     )

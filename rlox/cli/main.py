@@ -19,7 +19,7 @@ import typer
 from typer._click.exceptions import NoArgsIsHelpError
 
 from .. import __version__
-from ..errors import EnvError
+from ..errors import EnvError, WriteError
 from ._commands import Builder, Group
 from ._errors import BROKEN_PIPE, failure_of, save_traceback
 from ._options import Flag
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(args, out)
         except BrokenPipeError:
-            return _closed_stdout()
+            _abandon_stdout()
+            return BROKEN_PIPE
 
 
 def build() -> Group:
@@ -85,12 +86,12 @@ def build() -> Group:
 def _run(args: list[str], out: Out) -> int:
     try:
         code = _invoke(args)
+        out.finish(code)
+        return code
     except NoArgsIsHelpError as error:
         return _missing_command(error, out)
     except Exception as error:
         return _fail(error, out)
-    out.finish(code)
-    return code
 
 
 def _invoke(args: list[str]) -> int:
@@ -123,7 +124,10 @@ def _fail(error: Exception, out: Out) -> int:
     out.failure(message, hint)
     if out.debug:
         out.trace("".join(traceback.format_exception(error)))
-    out.finish(failure.exit_code, failure.to_json())
+    try:
+        out.finish(failure.exit_code, failure.to_json())
+    except WriteError:  # said already, or less important than what went wrong first
+        _abandon_stdout()
     return failure.exit_code
 
 
@@ -194,13 +198,12 @@ def _devnull() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")  # lives as long as the process
 
 
-def _closed_stdout() -> int:
-    """Nobody reads the results any more: end quietly, and let the interpreter's last flush go nowhere."""
+def _abandon_stdout() -> None:
+    """Nobody reads the results any more: let the interpreter's last flush go nowhere."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-    return BROKEN_PIPE
 
 
 @contextlib.contextmanager
