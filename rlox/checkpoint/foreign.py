@@ -41,11 +41,14 @@ class Kind:
 
     words: str
     unsafe: tuple[str, ...] = ()
+    damaged: bool = False
 
     def refusal(self) -> str:
         """Return the predicate of an error message: ``unsafe content: …`` or ``is …, not an rlox checkpoint``."""
         if self.unsafe:
             return f"unsafe content: {', '.join(self.unsafe)} (it is {self.words})"
+        if self.damaged:
+            return f"is {self.words}"
         return f"is {self.words}, not an rlox checkpoint"
 
 
@@ -98,9 +101,9 @@ def _zip(file: IO[bytes], size: int, head: bytes) -> Kind:
             return _zip_content(archive)
     except Exception:
         # Whatever zipfile trips over, the words are the same.
-        names = _names([head]) if b"data.pkl" in head[:100] else ()
-        torch = "an rlox checkpoint or PyTorch file" if b"data.pkl" in head[:100] else "a zip archive"
-        return Kind(f"{torch} that is cut off or damaged", names)
+        if b"data.pkl" not in head[:100]:
+            return Kind("a zip archive that is cut off or damaged", damaged=True)
+        return Kind("a cut off or damaged rlox checkpoint (or other PyTorch file)", damaged=True)
 
 
 def _zip_content(archive: zipfile.ZipFile) -> Kind:
@@ -115,7 +118,7 @@ def _zip_content(archive: zipfile.ZipFile) -> Kind:
         with archive.open(pickled) as part:
             unsafe = _names([part.read(_LOOK)])
         if manifests.MEMBER in parts:
-            return Kind("an rlox checkpoint that is cut off, was added to, or is damaged", unsafe)
+            return Kind("a damaged rlox checkpoint: its end is not where it should be", unsafe, damaged=True)
         return Kind("a PyTorch file that rlox did not write", unsafe)
     if names and all(name.endswith(".npy") for name in names):
         return Kind("NumPy arrays (.npz)")
@@ -172,7 +175,7 @@ def _pickles(data: bytes) -> Iterator[bytes]:
                 if opcode.name == "STOP" and position is not None:
                     end = at + position + 1
         except (ValueError, OverflowError):
-            if data[at : at + 1] == b"\x80":
+            if data[at : at + 1] == b"\x80" and data[at + 1 : at + 2] <= b"\x05":
                 yield data[at:]
             return
         if end is None:

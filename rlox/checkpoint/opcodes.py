@@ -110,8 +110,10 @@ def scan(pickled: bytes, storages: Mapping[str, int]) -> Any:
             if count >= MAX_OPCODES:
                 raise CheckpointError(f"its state has more than {MAX_OPCODES} opcodes")
             handler = _HANDLERS.get(opcode.name)
+            if opcode.name == "PROTO" and argument != 2:
+                raise _refused(f"pickle protocol {argument}", pickled)
             if handler is None:
-                raise machine.unsafe(opcode.name, argument)
+                raise _refused(f"pickle opcode {opcode.name}", pickled)
             handler(machine, argument)
     except (ValueError, OverflowError) as error:  # genops: an unknown byte, an argument cut off, odd text
         raise CheckpointError(f"its state is not a pickle that torch writes: {printable(error)}") from error
@@ -172,6 +174,11 @@ def unsafe_names(pickled: bytes) -> list[str]:
     return [_dotted(name) for name in dict.fromkeys(names_in(pickled)) if name not in ALLOWED_NAMES]
 
 
+def _refused(what: str, pickled: bytes) -> CheckpointError:
+    """Return the error for an opcode outside the list: the code it is there for says more than the opcode."""
+    return CheckpointError(f"unsafe content: {', '.join(unsafe_names(pickled)[:3]) or what}")
+
+
 def _dotted(name: str) -> str:
     return printable(name.replace(" ", ".", 1), 100)
 
@@ -205,15 +212,6 @@ class _Machine:
                 del self.stack[at:]
                 return items
         raise CheckpointError("unsafe content: the pickle ends a group that it did not begin")
-
-    def unsafe(self, opcode: str, argument: object) -> CheckpointError:
-        """Return the error for an opcode outside the list, naming what it would import where that can be seen."""
-        what = f"pickle opcode {opcode}"
-        if opcode == "INST":
-            what = _dotted(str(argument))
-        elif opcode == "STACK_GLOBAL" and all(isinstance(word, str) for word in self.stack[-2:]):
-            what = _dotted(" ".join(self.stack[-2:]))
-        return CheckpointError(f"unsafe content: {what}")
 
     def collect(self, n: int) -> None:
         items = [self.pop() for _ in range(n)]
@@ -267,7 +265,7 @@ class _Machine:
 
     def call(self, _: object) -> None:
         arguments, function = self.pop(), self.pop()
-        text = function.text if isinstance(function, _Name) else "an object"
+        text = function.text if isinstance(function, _Name) else type(function).__name__
         match text, arguments:
             case "collections OrderedDict", ():
                 self.push(_HOOKS)
@@ -301,12 +299,7 @@ def _tensor(storage: _Storage, dtype: str, offset: Any, shape: Any, stride: Any)
 
 
 def _skip(machine: _Machine, argument: Any) -> None:
-    """STOP: genops ends by itself."""
-
-
-def _protocol(machine: _Machine, argument: Any) -> None:
-    if argument != 2:
-        raise CheckpointError(f"unsafe content: pickle protocol {argument}, must be 2")
+    """Leave the stack as it is: PROTO is checked by the caller, STOP ends genops."""
 
 
 def _pair(machine: _Machine, argument: Any) -> None:
@@ -315,7 +308,7 @@ def _pair(machine: _Machine, argument: Any) -> None:
 
 
 _HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
-    "PROTO": _protocol,
+    "PROTO": _skip,
     "STOP": _skip,
     "MARK": lambda m, _: m.push(_MARK),
     "NONE": lambda m, _: m.push(None),

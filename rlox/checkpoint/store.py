@@ -156,7 +156,7 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
         return "nothing"
     except CheckpointError as error:
         words = error.message.removeprefix(f"{printable(path)}").lstrip(":").strip()
-        return words.removeprefix("is ").split(",", 1)[0]
+        return words.removeprefix("is ").split(", not a", 1)[0]
 
 
 def _inspect(path: str | os.PathLike[str]) -> archive.Contents:
