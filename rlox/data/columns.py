@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,14 +188,14 @@ def _check_rows(name: str, found: Mapping[str, Source]) -> None:
         raise DatasetError(f"{name}: '{printable(found['next_obs'].key, 40)}' has shape {shapes}")
 
 
-def conversions(found: Sequence[Source]) -> list[str]:
-    """Return, in words, which columns are read as another type than they are stored in."""
+def conversions(name: str, found: Mapping[str, Source]) -> list[str]:
+    """Return a note on the columns that are read as another type than they are stored in, if there are any."""
     whole = "biu"  # any integer becomes int64 without a loss that anybody could notice
     changed = [
-        s
-        for s in found
+        f"'{printable(s.key, 40)}' ({s.entry['dtype'].lstrip('<|')}) as {s.dtype.lstrip('<|')}"
+        for s in found.values()
         if s.column.name not in FLAGS
         and s.entry["dtype"] != s.dtype
         and not (s.dtype == "<i8" and s.entry["kind"] in whole)
     ]
-    return [f"'{printable(s.key, 40)}' ({s.entry['dtype'].lstrip('<|')}) as {s.dtype.lstrip('<|')}" for s in changed]
+    return [f"{name}: reading {', '.join(changed)}"] if changed else []

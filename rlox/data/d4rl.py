@@ -86,8 +86,7 @@ def open_dataset(
         mapped = _choose(name, sources, storage, budget, status.st_size)
         plan, size = _plan(sources, mapped, bounds)
         report, memory = reader.values(plan, size)
-    notes = [f"{name}: reading {what}" for what in conversions(list(sources.values()))]
-    notes += check_values(name, sources, report, bounds)
+    notes = [*conversions(name, sources), *check_values(name, sources, report, bounds)]
     arrays = {c["name"]: _adopt(memory, c, sources[c["name"]]) for c in plan if c["offset"] is not None}
     guard = MappedFile(path, structure["identity"]) if mapped else None
     if guard is not None:
@@ -321,7 +320,7 @@ def describe(path: str | os.PathLike[str], *, keys: Mapping[str, str] | None = N
             # Flags are decoded, the rest is only read and checked.
             plan, size = _plan(sources, [c for c in sources if c not in FLAGS], bounds)
             report, memory = reader.values([c | {"map": False} for c in plan], size)
-            about["notes"] = check_values(name, sources, report, bounds)
+            about["notes"] = [*conversions(name, sources), *check_values(name, sources, report, bounds)]
             flags = {c["name"]: _adopt(memory, c, sources[c["name"]]) for c in plan if c["offset"] is not None}
             about["notes"] += mark_ends(name, flags)
             about["n_terminated"], about["n_truncated"] = (int(flags[f].sum()) for f in FLAGS)
