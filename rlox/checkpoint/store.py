@@ -54,7 +54,7 @@ def save(path: str | os.PathLike[str], state: Any, manifest: dict[str, Any]) -> 
 
     def write(file: IO[bytes]) -> None:
         tensors.write(file, state)
-        _finish(file, fields)
+        _finish(file, fields, path)
 
     try:
         return atomic_write(path, write)
@@ -164,7 +164,7 @@ def _inspect(path: str | os.PathLike[str]) -> archive.Contents:
         return archive.inspect(file)
 
 
-def _finish(file: IO[bytes], fields: dict[str, Any]) -> None:
+def _finish(file: IO[bytes], fields: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Append the manifest and the digest to a torch zip, and run the checks of a reader on it."""
     try:
         with zipfile.ZipFile(file, "a") as zipped:
@@ -175,7 +175,8 @@ def _finish(file: IO[bytes], fields: dict[str, Any]) -> None:
             )
             zipped.comment = bytes(archive.DIGEST_BYTES)
     except zipfile.BadZipFile as error:
-        raise WriteError(f"torch wrote an archive that does not verify: {printable(error)}") from error
+        reason = f"what was written does not verify: {printable(error)}"
+        raise WriteError(f"cannot write {printable(path)}: {reason}", value=str(path)) from error
     size = file.seek(0, os.SEEK_END)
     digest = archive.hash_file(file, size - archive.DIGEST_BYTES)
     file.seek(size - archive.DIGEST_BYTES)
