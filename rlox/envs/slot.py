@@ -126,7 +126,7 @@ class Slot:
         """
         self.episode = episode
         obs = self.reset()
-        for action in actions:
+        for action in actions.copy():  # the environment may write into what it is given
             _, terminated, truncated, _ = self.step(action, obs)
             if terminated or truncated:
                 break

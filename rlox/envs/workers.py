@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import errors
 from ..errors import ConfigError, EnvError, RloxError
 from .failure import EnvFailure, WorkerTraceback
 from .slot import EpisodePlan, Outcome, Slot
@@ -156,11 +157,11 @@ class AsyncVectorEnv(SeededVectorEnv):
     def _failure(self, i: int, report: bytes) -> RloxError:
         told = json.loads(report)
         self.close()
-        kind: Callable[..., RloxError] = _ERRORS.get(told["type"], EnvError)
+        error: RloxError
         if told["type"] == EnvFailure.__name__:
-            error: RloxError = EnvFailure(told["message"], env=i, details=told["traceback"], hint=told["hint"])
+            error = EnvFailure(told["message"], env=i, details=told["traceback"], hint=told["hint"])
         else:
-            error = kind(told["message"], hint=told["hint"])
+            error = getattr(errors, told["type"])(told["message"], hint=told["hint"])
         error.__cause__ = WorkerTraceback(told["traceback"])
         return error
 
@@ -190,9 +191,6 @@ class AsyncVectorEnv(SeededVectorEnv):
         self._started = False
         self._finalizer()
         self._index_of.clear()
-
-
-_ERRORS: dict[str, Any] = {kind.__name__: kind for kind in (EnvError, ConfigError)}
 
 
 def _shut_down(pipes: list[Connection], workers: list[BaseProcess]) -> None:

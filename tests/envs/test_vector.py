@@ -106,7 +106,7 @@ def test_foreign_vector_environment_through_its_source():
     envs = vectorize(source, seed=0)
     assert envs.n_envs == 3 and "did not make" in envs.exact
     assert source.spaces() == (Echo.observation_space, Echo.action_space)
-    with pytest.raises(ConfigError, match="n_envs is 2, .* has 3 environments"):
+    with pytest.raises(ConfigError, match=r"n_envs is 2, .* has 3 environments"):
         vectorize(source, 2, seed=0)
 
 
