@@ -80,8 +80,7 @@ def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSour
 
     if options.env is not None:
         return EnvSource.of(options.env, options.env_kwarg, typed=True)
-    recorded = opened.manifest.get("env")
-    recorded = recorded if isinstance(recorded, dict) else {}
+    recorded = as_table(opened.manifest.get("env"))
     if recorded.get("id") is not None:
         kwargs = recorded.get("kwargs")
         return EnvSource.from_record(recorded["id"], {**kwargs, **options.env_kwarg} if isinstance(kwargs, dict) else kwargs)
@@ -115,3 +114,15 @@ def import_packages(names: Sequence[str]) -> None:
 
     for name in names:
         import_package(name)
+
+
+def as_table(value: Any) -> dict[str, Any]:
+    """Return a table of a file, or an empty one: a stranger's file may hold anything there."""
+    return value if isinstance(value, dict) else {}
+
+
+def space_words(value: Any) -> Any:
+    """Return a space that a file records in a few words, e.g. ``Box [3] float32``; anything else as it is."""
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        return value
+    return " ".join(str(value[k]) for k in ("type", "shape", "n", "nvec", "dtype") if k in value)

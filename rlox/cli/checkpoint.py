@@ -10,6 +10,7 @@ from ..files import human_bytes
 from ._commands import Command, Group
 from ._options import Argument, Flag
 from ._output import current
+from ._policy import as_table, space_words
 
 _HELP = """Look at checkpoints and check them. Nothing in them is run, and torch is not imported.
 
@@ -65,42 +66,36 @@ def _info(path: str, tensors: bool | None) -> None:
 
     out = current()
     report, manifest = verify(path), read_manifest(path)
-    exact = _table(manifest.get("exact_resume"))
-    env, versions = _table(manifest.get("env")), _table(manifest.get("versions"))
-    out.record(
-        {
-            "path": os.path.realpath(path),
-            "algorithm": manifest.get("algorithm"),
-            "kind": manifest.get("kind"),
-            "env": env.get("id") or env.get("text"),
-            "env_kwargs": env.get("kwargs") or None,
-            "dataset": manifest.get("dataset"),
-            "step": manifest.get("step"),
-            "n_updates": manifest.get("n_updates"),
-            "seed": manifest.get("seed"),
-            "normalize": manifest.get("normalize"),
-            "custom": manifest.get("custom"),
-            "spaces": manifest.get("spaces"),
-            "exact_resume": {"exact": exact.get("exact"), "why": exact.get("why")},
-            "created": manifest.get("created"),
-            "versions": {"rlox": manifest.get("rlox"), "torch": manifest.get("torch"), **versions},
-            "format": report["format"],
-            "bytes": report["bytes"],
-            "digest": report["digest"],
-            "n_tensors": report["n_tensors"],
-            "config": manifest.get("config"),
-        }
-    )
-    out.data(digests=manifest["digests"])
+    exact, spaces = as_table(manifest.get("exact_resume")), as_table(manifest.get("spaces"))
+    env, versions = as_table(manifest.get("env")), as_table(manifest.get("versions"))
+    about = {
+        "path": os.path.realpath(path),
+        "algorithm": manifest.get("algorithm"),
+        "kind": manifest.get("kind"),
+        "env": env.get("id") or env.get("text"),
+        "env_kwargs": env.get("kwargs") or None,
+        "dataset": manifest.get("dataset"),
+        **{f"{name}_space": spaces.get(name) for name in ("observation", "action")},
+        "step": manifest.get("step"),
+        "n_updates": manifest.get("n_updates"),
+        "seed": manifest.get("seed"),
+        "normalize": manifest.get("normalize"),
+        "custom": manifest.get("custom"),
+        "exact_resume": exact.get("exact"),
+        "exact_resume_why": exact.get("why"),
+        "created": manifest.get("created"),
+        "versions": {**versions, "rlox": manifest.get("rlox"), "torch": manifest.get("torch")},
+        **{name: report[name] for name in ("format", "bytes", "digest", "n_tensors")},
+        "config": manifest.get("config"),
+    }
+    if out.json:
+        out.data(**about, digests=manifest["digests"])
+    else:
+        out.record({name: space_words(value) for name, value in about.items()})
     if tensors:
         columns = ["name", "dtype", "shape", "bytes"]
         out.line("")
         out.table(columns, [[t[c] for c in columns] for t in describe_tensors(path)], name="tensors")
-
-
-def _table(value: Any) -> dict[str, Any]:
-    """A table of the manifest, or an empty one: a stranger's file may hold anything there."""
-    return value if isinstance(value, dict) else {}
 
 
 def _verify(paths: tuple[str, ...]) -> None:

@@ -13,7 +13,17 @@ from ..files import make_parents, write_error
 from ._commands import Command, Group
 from ._options import Argument, Flag, table, typed
 from ._output import current
-from ._policy import PolicyOptions, environment, flags, import_flag, import_packages, load, open_checkpoint
+from ._policy import (
+    PolicyOptions,
+    as_table,
+    environment,
+    flags,
+    import_flag,
+    import_packages,
+    load,
+    open_checkpoint,
+    space_words,
+)
 
 _HELP = """Look at datasets and collect them.
 
@@ -80,8 +90,11 @@ def _info(path: str, keys: tuple[str, ...]) -> None:
 
     out = current()
     about = describe(path, keys={k: str(v) for k, v in table("--keys", keys).items()} or None)
-    datasets = about.pop("datasets", [])
-    out.record(about)
+    datasets = about.pop("datasets")
+    if out.json:
+        out.data(**about)
+    else:
+        out.record(about | {"attributes": {k: space_words(v) for k, v in as_table(about["attributes"]).items()}})
     if about.get("problem"):
         out.warn(f"it cannot be trained on as it is: {about['problem']}")
     columns = ["key", "shape", "dtype", "chunks", "filters", "stored_bytes"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.fields import option
-from ..errors import CheckError
+from ..errors import CheckError, WriteError, printable
+from ..files import slug
 from ._commands import Command
 from ._options import Argument, typed
 from ._output import Out, current
 from ._policy import Opened, PolicyOptions, environment, flags, import_flag, import_packages, load, open_checkpoint
 
 if TYPE_CHECKING:
+    from ..algorithm import Algorithm
     from ..envs import EnvSource
 
 _HELP = """Evaluate checkpoints: algorithm, environment and normalisation come from the file.
@@ -38,7 +42,7 @@ class EvalOptions(PolicyOptions):
     )
     min_return: float | None = option(None, "Exit with 9 when a mean return is below this", panel="Report", metavar="X")
     video: str | None = option(
-        None, "Folder for videos of the episodes (extra video)", panel="Report", metavar="DIR"
+        None, "Folder for a video of one more episode of each checkpoint (extra video)", panel="Report", metavar="DIR"
     )
 
 
@@ -63,7 +67,7 @@ def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: A
     opened = [open_checkpoint(path) for path in checkpoints]
     import_packages(import_)
     sources = [environment(one, options, f"rlox eval {one.typed}") for one in opened]
-    rows = [_row(one, source, options, out) for one, source in zip(opened, sources, strict=True)]
+    rows = [_row(i, one, source, options, out) for i, (one, source) in enumerate(zip(opened, sources, strict=True))]
     if len(rows) == 1:
         out.record(rows[0])
     else:
@@ -77,18 +81,18 @@ def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: A
             )  # fmt: skip
 
 
-def _row(opened: Opened, source: EnvSource, options: EvalOptions, out: Out) -> dict[str, Any]:
-    """Evaluate one checkpoint."""
+def _row(i: int, opened: Opened, source: EnvSource, options: EvalOptions, out: Out) -> dict[str, Any]:
+    """Evaluate checkpoint number ``i``."""
     from ..evaluation import evaluate
 
     algo = load(opened, source, options, allow_nonfinite=options.allow_nonfinite)
+    out.detail(f"{opened.path}: {opened.manifest['algorithm']} on {algo.device}, {source}")
+    film = None if options.video is None else _camera(i, options.video, opened, algo)
     with out.progress(opened.path.name) as progress:
-        done = 0
 
-        def on_episode(*args: Any, **kwargs: Any) -> None:
-            nonlocal done
-            done += 1
-            progress(done, options.episodes)
+        def on_episode(k: int, episode_return: float, episode_length: int) -> None:
+            progress(k + 1, options.episodes)
+            out.detail(f"episode={k + 1}/{options.episodes} return={episode_return:.6g} length={episode_length}")
 
         result = evaluate(
             algo.policy(options.n_envs, seed=options.seed),
@@ -100,12 +104,31 @@ def _row(opened: Opened, source: EnvSource, options: EvalOptions, out: Out) -> d
             max_episode_steps=options.max_episode_steps,
             on_episode=on_episode,
         )
+    videos = {} if film is None else {"video": film()}
     return {
         "checkpoint": str(opened.path),
         "algorithm": opened.manifest["algorithm"],
         "env": source.text or str(source),
         "step": opened.manifest.get("step"),
         **result.summary(),
+        "interval": "95% bootstrap over episodes",
         "deterministic": options.deterministic,
         "seed": options.seed,
+        **videos,
     }
+
+
+def _camera(i: int, folder: str, opened: Opened, algo: Algorithm) -> Callable[[], str]:
+    """Return a function that records one episode and returns the file's path; what is missing is said at once."""
+    from ..callbacks import VideoRecordingCallback
+
+    recorder = VideoRecordingCallback(Path(folder) / f"{i + 1}-{slug(opened.path.stem)}", record_freq=1, verbose=False)
+    recorder.on_attach(algo)
+
+    def film() -> str:
+        recorder.on_step(algo=algo, step=max(algo.step, 1))
+        if not recorder.recorded:
+            raise WriteError(f"no video could be written to {printable(folder)}", param="--video", value=folder)
+        return str(recorder.recorded[-1])
+
+    return film
