@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,9 @@ class AlgorithmGroup(Group):
         out = current()
         out.schema = f"rlox.{self.name}.list/1"
         specs = [get_algorithm(name) for name in algorithm_names(self.kind)]
-        rows = [(s.name, s.summary, " ".join(preset_subjects(s.name, s.load_config()))) for s in specs]
+        rows = [(s.name, s.summary, preset_subjects(s.name, s.load_config())) for s in specs]
+        if not out.json:
+            rows = [(name, summary, " ".join(presets)) for name, summary, presets in rows]  # type: ignore[misc]
         out.table(["algorithm", "summary", "presets"], rows, name="algorithms")
         raise typer.Exit(0)
 
@@ -142,7 +143,8 @@ def _launch(given: dict[str, Any]) -> Launch:
         run_dir=given["run_dir"],
         name=given["name"],
         tags=given["tag"],
-        argv=tuple(sys.argv),
+        argv=out.argv,
+        imports=given["import_"],
         quiet=out.quiet,
         color=out.color,
         started=started,
@@ -161,9 +163,8 @@ def _report(outcome: Outcome, path_only: bool) -> None:
             out.line(shortest(best))
     else:
         out.record(outcome.result)
-    shown_path = outcome.result.get("best") or outcome.result.get("last")
-    if shown_path is not None:
-        out.note(f"evaluate it: rlox eval {shown_path}")
+    if outcome.eval_command is not None:
+        out.note(f"evaluate it: {outcome.eval_command}")
 
 
 def _show(resolved: Resolved, summary: dict[str, str], toml: bool) -> None:

@@ -47,6 +47,8 @@ class Out:
     result : dict
         What the JSON document carries.
     warnings : list of str
+    argv : tuple of str
+        The command as it was typed.
     """
 
     def __init__(self, *, json: bool = False) -> None:
@@ -59,6 +61,7 @@ class Out:
         self.run: Path | None = None
         self.result: dict[str, Any] = {}
         self.warnings: list[str] = []
+        self.argv: tuple[str, ...] = ()
 
     # --- stdout ---
 
@@ -242,6 +245,7 @@ def start(argv: Sequence[str]) -> Out:
     global _current
     words = list(argv[: argv.index("--")]) if "--" in argv else list(argv)
     _current = Out(json="--json" in words)
+    _current.argv = ("rlox", *argv)
     for word, after in zip(words, [*words, ""][1:], strict=True):
         color = after if word == "--color" else word.removeprefix("--color=")
         _current.color = color if color in COLORS and word.startswith("--color") else _current.color

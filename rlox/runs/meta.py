@@ -12,13 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rlox", "torch", "numpy", "gymnasium", "h5py", "tensorboard", "wandb")
+from .. import __version__
+
+PACKAGES = ("torch", "numpy", "gymnasium", "h5py", "tensorboard", "wandb")
 MAX_DIFF = 1_000_000
 
 
 def machine() -> dict[str, Any]:
     """Return versions and processor."""
-    versions = {"python": platform.python_version()}
+    versions = {"rlox": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)

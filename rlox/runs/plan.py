@@ -26,7 +26,8 @@ MAX_AUTO_THREADS = 2
 class Target:
     """The algorithm that a run trains: a registered one, or a class of the user's.
 
-    ``name`` is what is recorded: the registered name or the typed ``file.py:Name``.
+    ``name`` is what is recorded: the registered name or the typed ``file.py:Name``; ``actions`` is None for a class of
+    the user's.
     """
 
     name: str

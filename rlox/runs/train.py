@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.resolve import Resolved
+from ..config.toml import toml_value
 from ..config.units import seconds
 from ..errors import ConfigError, DivergedError, RloxError
 from ..files import atomic_write, human_bytes
@@ -42,6 +44,7 @@ class Launch:
     name: str | None = None
     tags: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     quiet: bool = False
     color: str = "auto"
     started: Callable[[Run, dict[str, str]], None] = lambda run, fields: None
@@ -52,7 +55,8 @@ class Launch:
 class Outcome:
     """What a run came to.
 
-    ``result`` holds the figures and paths that are shown; ``exit_code`` is 0 after a finished or stopped run.
+    ``result`` holds the figures and paths that are shown; ``exit_code`` is 0 after a finished or stopped run;
+    ``eval_command`` evaluates what was trained.
     """
 
     run: Run
@@ -60,6 +64,7 @@ class Outcome:
     exit_code: int
     best: Path | None
     result: dict[str, Any] = field(default_factory=dict)
+    eval_command: str | None = None
 
 
 def train(target: Target, resolved: Resolved, launch: Launch) -> Outcome:
@@ -123,7 +128,8 @@ class _Session:
             if hasattr(self.algo, "close"):
                 self.algo.close()
         status = "finished" if outcome.exit_code == 0 else "interrupted"
-        self.run.status(status, outcome.exit_code, **outcome.result)
+        inside = {k: f"checkpoints/{k}.pt" for k in ("best", "last") if k in outcome.result}
+        self.run.status(status, outcome.exit_code, **{**outcome.result, **inside})
         return outcome
 
     def _prepare(self) -> None:
@@ -145,7 +151,7 @@ class _Session:
         if diff:
             self.run.write_text("code.diff", diff)
         source, dataset = self.plan.source, self.plan.dataset
-        meta = {
+        meta: dict[str, Any] = {
             "schema": "rlox.run/1",
             "algorithm": target.name,
             "kind": target.kind,
@@ -184,7 +190,10 @@ class _Session:
                     "action_high": resolved["run.action_high"]}  # fmt: skip
         given.update({k: v for k, v in optional.items() if v is not None})
         _check_accepts(cls, given)
-        return cls(self.plan.dataset, **given)
+        algo = cls(self.plan.dataset, **given)
+        if target.actions is None:
+            algo.name = target.name  # what a checkpoint of a class of the user's own says it is
+        return algo
 
     def _callbacks(self) -> list[Any]:
         from ..callbacks import CheckpointCallback, EarlyStoppingCallback, EvalCallback, VideoRecordingCallback
@@ -284,7 +293,25 @@ class _Session:
         if best.is_file() and self.evaluation is not None and not interrupted:
             result.update(self._evaluate_again(best))
         result["seconds"] = round(time.monotonic() - self.since, 1)
-        return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result)
+        shown = result.get("best") or result.get("last")
+        command = None if shown is None else self._eval_command(shown)
+        return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result, command)
+
+    def _eval_command(self, path: str) -> str:
+        """Return the command that evaluates a checkpoint of this run; what it cannot record is named again."""
+        words = ["rlox", "eval", path]
+        source = self.plan.eval_source
+        if self.plan.target.actions is None:
+            words += ["--algo", self.plan.target.name]
+        for package in self.launch.imports:
+            words += ["--import", package]
+        if source is None:
+            return shlex.join([*words, "--env"]) + " ID"
+        if source.id is None or source is not self.plan.source:
+            words += ["--env", str(source.text)]
+            for key, value in source.kwargs.items():
+                words += ["--env-kwarg", f"{key}={toml_value(value)}"]
+        return shlex.join(words)
 
     def _evaluate_again(self, path: Path) -> dict[str, Any]:
         from ..evaluation import evaluate
