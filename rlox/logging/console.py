@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
 from .base import LoggerCallback, as_number, prefixed
 from .period import check_period
-from .terminal import can_animate, is_ascii, make_console, write_line
+from .terminal import can_animate, is_ascii, make_console, stop_quietly, write_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ class ConsoleLogger(LoggerCallback):
         self.console = console
         self._console: Console | None = None
         self._live: Live | None = None
-        self._stop: weakref.finalize[[], Any] | None = None
+        self._stop: Callable[[], Any] | None = None
         self._shot: Snapshot | None = None
         self._history: deque[float] = deque(maxlen=24)
         self._total: int | None = None
@@ -97,7 +97,7 @@ class ConsoleLogger(LoggerCallback):
             self._draw()
         stop, self._stop, self._live, self._console = self._stop, None, None, None
         if stop is not None:
-            self._safely(stop)
+            stop()
 
     @property
     def is_live(self) -> bool:
@@ -124,7 +124,7 @@ class ConsoleLogger(LoggerCallback):
         # Redirected, so that what a program prints appears above the panel; a stdout that is a file stays untouched
         both = sys.stdout is not None and sys.stdout.isatty()
         live = Live(console=console, auto_refresh=False, redirect_stdout=both, redirect_stderr=True)
-        self._stop = weakref.finalize(self, live.stop)  # also at exit, so that the cursor is never left hidden
+        self._stop = weakref.finalize(self, stop_quietly, live)  # also at exit, so that the cursor is never left hidden
         live.start()
         self._live = live
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,3 +56,16 @@ def write_line(text: str, file: IO[str] | None) -> bool:
 def say(text: str) -> None:
     """Tell the user one line on stderr, above the live panel where there is one."""
     write_line(text, sys.stderr)
+
+
+class Display(Protocol):
+    """Something on the terminal that has to be stopped."""
+
+    def stop(self) -> None:
+        """Give the cursor back."""
+
+
+def stop_quietly(display: Display) -> None:
+    """Stop a display; on a terminal that is gone there is nothing to give back."""
+    with contextlib.suppress(OSError, ValueError):
+        display.stop()
