@@ -162,7 +162,7 @@ def cast(name: str, value: object, dtype: np.dtype[Any]) -> Array:
         result = array.astype(dtype, order="C")
     bad = np.isfinite(array) & ~np.isfinite(result) if dtype.kind == "f" else result != array
     if np.any(bad):
-        raise ValueError(f"{name} holds {array[bad].flat[0]!r}, which {dtype} cannot hold")
+        raise ValueError(f"{name} holds {array[bad].flat[0].item()!r}, which {dtype} cannot hold")
     return result
 
 
