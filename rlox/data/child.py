@@ -45,19 +45,20 @@ def main() -> None:
         _say({"error": {"code": "unsafe", "message": "reading it needs more memory than is allowed"}})
     except Exception as error:
         # Whatever HDF5 makes of a damaged file, the parent gets as one line of text.
-        _say({"error": {"code": "unreadable", "message": f"{type(error).__name__}: {error}"}})
+        _say({"error": {"code": "unreadable", "message": str(error.args[-1] if error.args else type(error).__name__)}})
 
 
 def _limit(extra_memory: int, cpu_s: int) -> None:
     """Take the limits; memory stays at the base until a plan asks for its share of the rest."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    ceiling = BASE_MEMORY + extra_memory
-    if hard != resource.RLIM_INFINITY:
-        ceiling = min(ceiling, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (min(BASE_MEMORY, ceiling), ceiling))
+    for kind, soft, wanted in (
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
+        (resource.RLIMIT_AS, BASE_MEMORY, BASE_MEMORY + extra_memory),
+    ):
+        _, hard = resource.getrlimit(kind)
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)  # a hard limit cannot be raised
+        resource.setrlimit(kind, (min(soft, ceiling), ceiling))
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rlox.config.units import size_bytes
 from rlox.errors import ConfigError, DatasetError, RloxError, printable
 from rlox.files import available_memory, human_bytes
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from .dataset import OfflineDatasetBuffer
 
 Storage = Literal["auto", "ram", "mmap"]
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("", 1000), ("B", 1000), ("IB", 1024))
-}
 
 
 def open_dataset(
@@ -101,15 +96,14 @@ def open_dataset(
 
 
 def parse_bytes(value: int | str, param: str = "max_memory") -> int:
-    """Return bytes from a number or text: ``2GB``, ``500 MB``, ``1.5GiB``, ``8e9``; ConfigError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d{1,2})?)\s*([kmgt]?i?b?)\s*", text, re.IGNORECASE)
-    size = math.floor(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    """Return bytes from a number of them or from text like ``2GB``; ConfigError for anything else."""
+    if isinstance(value, str):
+        size = size_bytes(value, param)
+    else:
+        size = value if isinstance(value, int) and not isinstance(value, bool) else 0
     if size <= 0:
         shown = printable(value, 40)
-        raise ConfigError(f"{param} is {shown}, must be a size such as 2GB or 500MB", param=param, value=value)
+        raise ConfigError(f"{param} is {shown}, must be a size above 0, e.g. 8GB or 500MB", param=param, value=value)
     return size
 
 
@@ -232,7 +226,7 @@ def check_values(
                 count, row = faults[kind]
                 plural = "values that are" if count > 1 else "value that is"
                 key = printable(source.key, 40)
-                hint = "`--drop-nonfinite` leaves their episodes out" if kind == "nonfinite" else None
+                hint = "leave out the episodes that hold them" if kind == "nonfinite" else None
                 raise DatasetError(f"{name}: '{key}' has {count} {plural} {what}, first in row {row}", hint=hint, value=row)
         if source.dtype == "<i8" and report[column]["min"] < 0 and bounds is None:
             raise DatasetError(f"{name}: '{printable(source.key, 40)}' has the discrete action {report[column]['min']:.0f}")

@@ -94,6 +94,18 @@ def test_same_seed_gives_the_same_file_and_another_seed_another(tmp_path):
     assert a != c
 
 
+def test_worker_processes_give_the_same_file(tmp_path):
+    for vec in ("sync", "async"):
+        collect(EnvSource.of("Pendulum-v1"), None, n_steps=20, n_envs=2, vec=vec, out=tmp_path / vec)
+    assert (tmp_path / "sync").read_bytes() == (tmp_path / "async").read_bytes()
+
+
+def test_compression_is_passed_on(tmp_path):
+    collect(EnvSource.of("Pendulum-v1"), None, n_steps=20, out=tmp_path / "a.h5", compression="gzip")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["observations"].compression == "gzip"
+
+
 def test_file_tells_where_it_comes_from(tmp_path):
     source = EnvSource.of("Pendulum-v1", {"g": 9.0})
     collect(source, None, n_steps=5, seed=9, out=tmp_path / "a.h5", behaviour="random")

@@ -139,7 +139,7 @@ def test_nonfinite_values_are_counted_and_located(tmp_path, key, value):
     count = values[6].size
     assert f"'{key}' has {count} value" in error.message
     assert "first in row 6" in error.message
-    assert "drop-nonfinite" in error.hint
+    assert "leave out" in error.hint
 
 
 def test_first_bad_row_is_found_across_blocks_of_column_chunks(tmp_path):
@@ -243,13 +243,13 @@ def test_attributes_that_only_look_like_json_stay_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 1610612736), ("8e9", 8 * 10**9), ("7", 7), (12, 12), ("3k", 3000)],
+    [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 1610612736), ("7", 7), (12, 12), ("3k", 3000)],
 )
 def test_sizes_are_read_from_text(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "2XB", "-1GB", "GB", 0, -5, True, 1.5, "nan", "1e999", "2 G B", "0.1"])
+@pytest.mark.parametrize("text", ["", "2XB", "-1GB", "GB", 0, -5, True, 1.5, "nan", "2 G B", "0.1"])
 def test_text_that_is_no_size_is_a_usage_error(text):
     with pytest.raises(ConfigError, match="max_memory is"):
         parse_bytes(text)
