@@ -246,7 +246,7 @@ def test_best_is_not_written_through_a_link_into_another_run(tmp_path, monkeypat
     (tmp_path / "checkpoints").symlink_to("other/checkpoints")
     FakeAlgorithm(quiet(eval_freq=1, best_model_path="checkpoints/best.pt"), run=Run(mine)).train(1)
     assert (mine / "checkpoints" / "best.pt").exists()
-    with pytest.raises(WriteError, match="checkpoints is a link to .* which belongs to another run"):
+    with pytest.raises(WriteError, match=r"checkpoints is a link to .* which belongs to another run"):
         FakeAlgorithm(quiet(eval_freq=1, best_model_path="checkpoints/best.pt")).train(1)
     assert list((other / "checkpoints").iterdir()) == []
 
