@@ -26,8 +26,9 @@ def save(path: str | os.PathLike[str], state: Any, manifest: dict[str, Any]) -> 
     path : path-like
         Parents are created.
     state : nested dict, list, tuple
-        Of tensors, arrays (they come back as tensors), str, int, float, bool and None. Keys are str or int. Tensors are
-        stored detached and as if in main memory.
+        Of tensors, arrays (they come back as tensors), str, int of at most 2039 bits, float, bool and None; NumPy
+        scalars come back as Python's. Keys are str or int. Tensors are stored detached and as if in main memory; those
+        that share one buffer and use all of it share it again, a slice of a larger buffer is stored alone.
     manifest : dict
         What can be read without torch: anything that JSON gives back as it was (tuples become lists). ``schema``,
         ``format``, ``rlox``, ``torch`` and ``digests`` are set here.
