@@ -115,6 +115,8 @@ def evaluate(
         In 0…2³²−1.
     max_episode_steps : int, optional
         Cut episodes there (truncated).
+    vec, timeout_s
+        As :func:`rlox.envs.vectorize` takes them.
     on_episode : callable, optional
         Called as ``on_episode(k, episode_return, episode_length)`` once per episode, in the order of k.
 
@@ -132,11 +134,11 @@ def evaluate(
     plan = EpisodePlan(check_seed(seed), n_envs, "eval", n_episodes, max_episode_steps)
     played = _Played(n_envs, n_episodes, on_episode)
     with vectorize(source, n_envs, seed=seed, vec=vec, timeout_s=timeout_s, plan=plan) as envs:
-        _play(policy, envs, played, deterministic)
+        _play(policy, envs, played, deterministic, may_be_endless=max_episode_steps is None)
     return Evaluation(played.returns, played.lengths)
 
 
-def _play(policy: Policy, envs: VectorEnv, played: _Played, deterministic: bool) -> None:
+def _play(policy: Policy, envs: VectorEnv, played: _Played, deterministic: bool, may_be_endless: bool) -> None:
     obs = envs.reset()
     policy.reset(np.ones(envs.n_envs, np.bool_))
     calls = 0
@@ -148,7 +150,7 @@ def _play(policy: Policy, envs: VectorEnv, played: _Played, deterministic: bool)
             policy.reset(step.terminated | step.truncated)
             for episode in step.episodes:
                 played.add(episode["env"], episode["return"], episode["length"])
-        if calls % CHECK_EVERY == 0 and max(envs.lengths) >= ENDLESS:
+        if may_be_endless and calls % CHECK_EVERY == 0 and max(envs.lengths) >= ENDLESS:
             raise EnvError(
                 f"an evaluation episode has not ended after {ENDLESS} steps",
                 hint="limit episodes with `--max-episode-steps N`",

@@ -10,7 +10,7 @@ from .adapt import adapt
 from .slot import EpisodePlan
 from .source import EnvSource
 from .vector import SyncVectorEnv, VectorEnv
-from .workers import AsyncVectorEnv
+from .workers import MAX_TIMEOUT_S, AsyncVectorEnv
 
 VEC = ("sync", "async")
 
@@ -54,8 +54,9 @@ def vectorize(
         raise ConfigError(f"n_envs is {n_envs!r}, must be an integer of at least 1", param="n_envs", value=n_envs)
     if vec not in VEC:
         raise ConfigError(f"vec is {vec!r}, must be one of {', '.join(VEC)}", param="vec", value=vec)
-    if not timeout_s > 0:
-        raise ConfigError(f"env_timeout is {timeout_s}, must be above 0", param="env_timeout", value=timeout_s)
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        message = f"env_timeout is {timeout_s}, must be above 0 and at most {MAX_TIMEOUT_S:g} seconds"
+        raise ConfigError(message, param="env_timeout", value=timeout_s)
     seed = check_seed(seed)
     if source.vector is not None:
         return _adapt_checked(source, n_envs, seed, plan)

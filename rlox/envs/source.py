@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -155,7 +156,7 @@ class EnvSource:
             else:
                 env = self.make()
                 self._spaces = env.observation_space, env.action_space
-                env.close()
+                close_quietly(env)
         return self._spaces
 
     def __str__(self) -> str:
@@ -199,10 +200,11 @@ class EnvSource:
             return  # a wrapper that does not record its arguments cannot be made again
         self._spec = spec
         registered = gym.registry[spec.id]
-        kwargs = {k: v for k, v in spec.kwargs.items() if k != "render_mode" and registered.kwargs.get(k, _Missing) != v}
+        own = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
+        kwargs = {k: v for k, v in own.items() if not _equal(registered.kwargs.get(k, _Missing), v)}
         if spec.max_episode_steps != registered.max_episode_steps:
             kwargs["max_episode_steps"] = -1 if spec.max_episode_steps is None else spec.max_episode_steps
-        same_wrappers = spec.additional_wrappers == registered.additional_wrappers
+        same_wrappers = _equal(spec.additional_wrappers, registered.additional_wrappers)
         if same_wrappers and all(map(is_scalar, kwargs.values())):
             self.id = self.text = spec.id
             self._spec, self.kwargs = registered, kwargs
@@ -236,6 +238,22 @@ class EnvSource:
             names = unknown[1] if unknown and unknown[1] in kwargs else ", ".join(f"{k}={v!r}" for k, v in kwargs.items())
             return ConfigError(f"{self} does not take {_printable(names)}: {reason}", param="env_kwargs", value=kwargs)
         return EnvError(f"{self} could not be made: {reason}")
+
+
+def close_quietly(env: gym.Env[Any, Any]) -> None:
+    """Close an environment; one that cannot be closed costs a warning, not the results that it gave."""
+    try:
+        env.close()
+    except Exception as error:
+        message = f"closing an environment raised {type(error).__name__}: {_printable(error)}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _equal(a: object, b: object) -> bool:
+    try:
+        return bool(a == b)
+    except ValueError:  # arrays among the arguments
+        return False
 
 
 class _Missing:

@@ -14,6 +14,7 @@ from ..errors import SpaceError, printable
 
 SUPPORTED_OBS = "Box (at most rank 2 when uint8), Discrete, MultiBinary, MultiDiscrete and Dict of these"
 SUPPORTED_ACTIONS = "Box with finite bounds and Discrete"
+UNBOUNDED = 1e37  # half a range as large as float32 goes is a way of writing "no bound"
 MAX_DIM = 1_000_000  # one-hot of a huge Discrete would otherwise ask for gigabytes
 
 Float32 = NDArray[np.float32]
@@ -296,16 +297,16 @@ def _check_action_box(space: spaces.Box) -> tuple[Float32, Float32]:
     with np.errstate(over="ignore"):
         low = space.low.astype(np.float32).reshape(-1)
         high = space.high.astype(np.float32).reshape(-1)
-        width = high - low
+        half = high / 2 - low / 2
     if low.size == 0:
         raise SpaceError(f"action Box has shape {space.shape}, must have at least one dimension of actions")
     for name, bound in (("low", low), ("high", high)):
         for i in np.flatnonzero(~np.isfinite(bound))[:1]:
             kind = "NaN" if np.isnan(bound[i]) else f"unbounded ({bound[i]})"
             raise SpaceError(f"action Box {name}[{i}] is {kind}, must be finite")
-    for i in np.flatnonzero(~((width > 0) & np.isfinite(width)))[:1]:
-        if width[i] > 0:
-            raise SpaceError(f"action Box is unbounded at index {i}: low {low[i]}, high {high[i]}")
+    for i in np.flatnonzero(np.abs(half) >= UNBOUNDED)[:1]:
+        raise SpaceError(f"action Box is unbounded at index {i}: low {low[i]}, high {high[i]}")
+    for i in np.flatnonzero(~(half > 0))[:1]:  # also where the difference is too small for float32
         raise SpaceError(f"action Box has low[{i}] {low[i]} and high[{i}] {high[i]}, low must be below high")
     return low, high
 

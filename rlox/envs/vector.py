@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, EnvError
 from .slot import EpisodePlan, Outcome, Slot
-from .source import EnvSource
+from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace, describe, same_space
 
 MAX_REPLAY = 100_000  # an unfinished episode longer than this is not kept for rebuilding
@@ -307,7 +307,7 @@ class SyncVectorEnv(SeededVectorEnv):
     def close(self) -> None:
         for slot in self._slots:
             if slot.env is not self._source.instance:
-                slot.env.close()
+                close_quietly(slot.env)
         self._slots = []
         self._started = False
         if self._lent:

@@ -30,12 +30,13 @@ from .. import errors
 from ..errors import ConfigError, EnvError, RloxError
 from .failure import EnvFailure, WorkerTraceback
 from .slot import EpisodePlan, Outcome, Slot
-from .source import EnvSource
+from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace
 from .vector import SeededVectorEnv
 
 START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a busy machine
 CLOSE_TIMEOUT_S = 5.0
+MAX_TIMEOUT_S = 1e6  # poll() takes milliseconds in 32 bits
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 HEADER = struct.Struct("<dBB")  # reward, flags, whether a reset observation follows
 TERMINATED, TRUNCATED = 1, 2
@@ -114,8 +115,8 @@ class AsyncVectorEnv(SeededVectorEnv):
 
     def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
         self._send(i, REPLAY + struct.pack("<q", episode) + actions.tobytes())
-        # as long as its steps may take one by one
-        return self._floats(self._gather([i], self._timeout_s * (len(actions) + 1), "replay")[0])
+        allowed = min(self._timeout_s * (len(actions) + 1), MAX_TIMEOUT_S)  # what its steps may take one by one
+        return self._floats(self._gather([i], allowed, "replay")[0])
 
     def _outcome(self, answer: bytes, next_obs: Float32) -> Outcome:
         reward, flags, starts = HEADER.unpack_from(answer)
@@ -255,7 +256,7 @@ def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -
                 answer = slot.replay(episode, _actions(message[9:], act_space)).tobytes()
             pipe.send_bytes(RESULT + answer)
     finally:
-        env.close()
+        close_quietly(env)
 
 
 def _actions(data: bytes, space: ActionSpace) -> NDArray[Any]:

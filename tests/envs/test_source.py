@@ -5,6 +5,7 @@ import warnings
 from multiprocessing.reduction import ForkingPickler
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from probes import Echo, Reach
 
@@ -123,8 +124,11 @@ def test_absent_package_names_the_extra(id, package, extra, monkeypatch):
 
 
 def test_environments_that_moved_to_another_package_do_not_name_an_extra():
-    with pytest.raises(MissingDependencyError, match="moved") as caught:
-        EnvSource.of("HalfCheetah-v3").make()
+    def moved():
+        raise ImportError("The mujoco v2 and v3 environments have been moved to gymnasium-robotics")
+
+    with pytest.raises(MissingDependencyError, match="moved to gymnasium-robotics") as caught:
+        EnvSource.of(moved).make()
     assert "rlox[" not in caught.value.hint
 
 
@@ -174,6 +178,12 @@ def test_instance_made_by_id_with_plain_arguments_is_recorded_and_made_again():
 def test_instance_without_its_time_limit_stays_without_it():
     source = EnvSource.of(gym.make("Pendulum-v1", max_episode_steps=-1))
     assert "TimeLimit" not in str(source.make())
+
+
+def test_instance_with_an_array_among_its_arguments_is_made_again_but_has_no_id():
+    source = EnvSource.of(gym.make("FrozenLake-v1", desc=np.array([["S", "F"], ["H", "G"]])))
+    assert source.id is None and source.kwargs == {}
+    assert source.make().observation_space.n == 4
 
 
 def test_wrapped_instance_is_made_again_with_its_wrappers_but_has_no_id():

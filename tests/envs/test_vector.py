@@ -296,6 +296,7 @@ def test_environments_with_different_spaces_are_refused():
     ({"n_envs": 0}, "n_envs is 0"), ({"n_envs": True}, "n_envs is True"), ({"n_envs": 1.5}, "n_envs is 1.5"),
     ({"seed": -1}, "seed is -1"), ({"seed": 2**32}, "seed is"), ({"vec": "threads"}, "sync, async"),
     ({"timeout_s": 0}, "env_timeout is 0"), ({"timeout_s": NAN}, "env_timeout is nan"),
+    ({"timeout_s": np.inf}, "env_timeout is inf"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
@@ -425,3 +426,12 @@ def test_gymnasiums_own_environments_are_rebuilt(id):
     for t in range(30):
         a, b = one.step(actions(one, t)), two.step(actions(two, t))
         assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_environment_that_raises_when_closed_costs_a_warning():
+    class Stuck(Probe):
+        def close(self):
+            raise OSError("window is gone")
+
+    with pytest.warns(RuntimeWarning, match="closing an environment raised OSError: window is gone"):
+        vectorize(EnvSource.of(Stuck), 1, seed=0).close()
