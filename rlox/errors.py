@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_BIDI = set(range(0x202A, 0x202F)) | set(range(0x2066, 0x206A))
+# Line and paragraph separators, and everything that changes the direction of writing.
+_UNPRINTABLE = {0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)}
 
 
 class RloxError(Exception):
@@ -180,7 +181,7 @@ def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 def printable(text: object, limit: int = 200) -> str:
     """Return foreign text safe to print on one line.
 
-    Control characters (tab kept), DEL, C1 and bidirectional controls become visible escapes, bytes are decoded with
+    Control characters (tab kept), DEL, C1, line separators and bidirectional controls become visible escapes, bytes are decoded with
     ``backslashreplace``, and what is longer than ``limit`` characters is cut, with its full length named.
     """
     raw = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
@@ -193,6 +194,6 @@ def _escape(c: str) -> str:
     code = ord(c)
     if c == "\t":
         return c
-    if code < 0x20 or 0x7F <= code < 0xA0 or code in _BIDI or 0xD800 <= code < 0xE000:
+    if code < 0x20 or 0x7F <= code < 0xA0 or code in _UNPRINTABLE or 0xD800 <= code < 0xE000:
         return {"\n": "\\n", "\r": "\\r"}.get(c, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
     return c

@@ -125,10 +125,18 @@ def available_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
     with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        available = min(available, max(limit - used, 0))
+        available = min(available, _group_memory(Path("/sys/fs/cgroup")))
     return available
+
+
+def _group_memory(group: Path) -> int:
+    """Return what a control group has left; file pages that it can drop at any time count as free."""
+    limit = int((group / "memory.max").read_text())
+    used = int((group / "memory.current").read_text())
+    with contextlib.suppress(OSError):
+        fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(fields.get("inactive_file", 0))
+    return max(limit - used, 0)
 
 
 def human_bytes(n: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ class Optimizer:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.torch.param_groups[0]["lr"] = saved["learning_rate"]
+        self.torch.state.clear()
         state = saved["state"]
         for name, parameter, mlp in _leaves(self.module):
             own: dict[str, Tensor] = dict(state.get(name, {}))
@@ -87,8 +89,8 @@ def network_options(config: NetworkConfig) -> dict[str, Any]:
 
 
 def make_target(module: nn.Module) -> nn.Module:
-    """Return a frozen copy of a network, to be moved by :func:`polyak`."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """Return a frozen copy of a network in evaluation mode, to be moved by :func:`polyak`."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -123,8 +125,8 @@ class Metrics(Mapping[str, float]):
         self._values.update(values)
 
     def first_nonfinite(self, names: Iterable[str]) -> str | None:
-        """Return the first of these names whose figure is NaN or infinite."""
-        return next((k for k in names if not math.isfinite(self[k])), None)
+        """Return the first of these names whose figure is NaN or infinite; what is no number is passed over."""
+        return next((k for k in names if isinstance(self[k], int | float) and not math.isfinite(self[k])), None)
 
     def values_by_name(self) -> dict[str, Any]:
         """Return the figures as they are, read or not."""
@@ -132,8 +134,10 @@ class Metrics(Mapping[str, float]):
 
     def __getitem__(self, name: str) -> float:
         value = self._values[name]
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.numel() == 1:
             value = self._values[name] = float(value.detach())
+        elif isinstance(value, np.generic):
+            value = self._values[name] = value.item()
         return value  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:

@@ -218,11 +218,9 @@ def _kind(name: str, hint: Any) -> tuple[str, bool, tuple[str, ...]]:
 def _int(o: Option, value: Any) -> int:
     if isinstance(value, str):
         value = float(value) if any(c in value for c in ".eE") else int(value)
-    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-        raise ValueError
     result = int(value)
-    if not isinstance(value, int | float) and not hasattr(value, "__index__") and not hasattr(value, "__float__"):
-        raise TypeError
+    if isinstance(value, bool) or result != value:
+        raise ValueError
     if abs(result) > MAX_COUNT:
         raise OverflowError
     return result
@@ -270,11 +268,10 @@ def _net_arch(o: Option, value: Any) -> Any:
 
 
 def _widths(value: Any) -> list[int]:
-    if isinstance(value, str) or not all(
-        isinstance(w, int) and not isinstance(w, bool) and 0 < w <= 65536 for w in value
-    ):
+    widths = [] if isinstance(value, str) else list(value)
+    if isinstance(value, str) or not all(type(w) is int and 0 < w <= 65536 for w in widths):
         raise ValueError
-    return list(value)
+    return widths
 
 
 def _table(o: Option, value: Any) -> dict[str, Any]:

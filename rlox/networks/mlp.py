@@ -55,6 +55,10 @@ class MLP(nn.Module):
             raise ValueError(f"sizes is {list(sizes)}, must be at least two positive widths")
         if ensemble is not None and ensemble < 1:
             raise ValueError(f"ensemble is {ensemble}, must be at least 1")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}, must be one of {', '.join(ACTIVATIONS)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
         self.sizes = tuple(int(s) for s in sizes)
         self.ensemble = ensemble
         self.activation = activation
@@ -113,13 +117,14 @@ class MLP(nn.Module):
         return x
 
     def twin(self) -> MLP:
-        """Return a new network of the same shape with the same values."""
+        """Return a new network of the same shape, values and mode."""
         with torch.random.fork_rng(devices=[]):
             copy = MLP(self.sizes, ensemble=self.ensemble, activation=self.activation, layer_norm=self.layer_norm,
                        dropout=self.dropout)  # fmt: skip
-        copy.to(self.flat.device)
+        copy.to(self.flat)
         copy.flat.data.copy_(self.flat.data)
-        return copy
+        copy.flat.requires_grad_(self.flat.requires_grad)
+        return copy.train(self.training)
 
     def __deepcopy__(self, memo: dict[int, object]) -> MLP:
         return self.twin()
