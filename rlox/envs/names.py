@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,11 +125,20 @@ def _unknown(text: str) -> EnvNotFoundError:
     return EnvNotFoundError(f"no environment {printable(text)!r}", hint=hint, value=text, suggestions=near)
 
 
-def _import_module(name: str, text: str) -> ModuleType:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)  # a module beside the user, as with `python -m`
+@contextmanager
+def _importing_from(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
     try:
-        return importlib.import_module(name)
+        yield
+    finally:
+        with suppress(ValueError):  # the import may have removed it
+            sys.path.remove(folder)
+
+
+def _import_module(name: str, text: str) -> ModuleType:
+    try:
+        with _importing_from(os.getcwd()):  # a module beside the user, as with `python -m`
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             message = f"environment {printable(text)!r}: no module {printable(error.name)!r}"
@@ -140,9 +150,6 @@ def _import_module(name: str, text: str) -> ModuleType:
         raise _import_failed(name, error) from error
     except Exception as error:
         raise _import_failed(name, error) from error
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
 
 
 def _import_file(path: str) -> ModuleType:
@@ -158,7 +165,8 @@ def _import_file(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and the transport to workers look classes up there
     try:
-        spec.loader.exec_module(module)
+        with _importing_from(str(file.resolve().parent)):  # modules beside the file, as with `python file.py`
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise _import_failed(path, error) from error

@@ -244,6 +244,14 @@ def test_typed_id_of_a_module_is_registered_by_importing_it(module):
         EnvSource.of(f"{module.stem}_ids:{module.stem}-v3", typed=True)
 
 
+def test_typed_file_may_import_its_neighbours(module, monkeypatch):
+    monkeypatch.chdir("/")
+    (module.parent / "uses_neighbour.py").write_text(f"from {module.stem} import Place\nmake = Place.make\n")
+    before = list(sys.path)
+    assert isinstance(EnvSource.of(f"{module.parent}/uses_neighbour.py:make", typed=True).make(), Echo)
+    assert sys.path == before
+
+
 def test_typed_names_that_are_not_there(module):
     for text, words in [
         ("no_such_module:Env-v0", "no module 'no_such_module'"),
