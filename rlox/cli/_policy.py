@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.fields import option, options_of
+from ..config.fields import make_config, option, options_of
 from ..config.sections import Section
-from ..errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
+from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
+from ..registry import ALGORITHMS
 from ..seeding import MAX_SEED
 from ._completion import env_ids
 from ._options import Flag, flag
@@ -71,7 +72,9 @@ def open_checkpoint(path: str) -> Opened:
         if os.path.basename(path) == "best.pt" and os.path.isfile(beside):
             error.hint = f"the run was not evaluated yet; use {printable(beside)}"
         raise
-    return Opened(Path(os.path.realpath(path)), path, read_manifest(path), str(digest))
+    manifest = read_manifest(path)
+    _check_config(path, manifest)
+    return Opened(Path(os.path.realpath(path)), path, manifest, str(digest))
 
 
 def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSource:
@@ -114,6 +117,19 @@ def import_packages(names: Sequence[str]) -> None:
 
     for name in names:
         import_package(name)
+
+
+def _check_config(path: str, manifest: dict[str, Any]) -> None:
+    """Refuse a recorded config that its algorithm does not accept: the file is wrong then, not what was typed."""
+    name = manifest.get("algorithm")
+    spec = ALGORITHMS.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str) or not isinstance(manifest.get("config"), dict):
+        raise CheckpointError(f"{printable(path)} names no algorithm and config", value=path)
+    if spec is not None:
+        try:
+            make_config(spec.load_config(), None, manifest["config"])
+        except ConfigError as error:
+            raise CheckpointError(f"{printable(path)}: its config is wrong: {error.message}", value=path) from error
 
 
 def as_table(value: Any) -> dict[str, Any]:
