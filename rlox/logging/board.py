@@ -86,6 +86,7 @@ class TensorBoardLogger(LoggerCallback):
             # Readers take the files of a folder in the order of their names
             name = f"events.out.tfevents.{int(time()):010d}.{os.getpid()}.{next(_number)}"
             self._file = AppendFile(self._folder / name)
+        if self._file.size == 0:  # new, or the disk was full so far
             self._add(self._file, file_version="brain.Event:2")
         return self._file
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import printable
 from .base import LoggerCallback, as_number, prefixed
 from .period import check_period
-from .terminal import can_animate, is_ascii, make_console, stop_quietly, write_line
+from .terminal import can_animate, encodable, is_ascii, make_console, stop_quietly, write_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,7 +174,8 @@ class ConsoleLogger(LoggerCallback):
         if console is None or console.quiet:
             return
         if self._live is not None:
-            self._safely(lambda: console.print(text, markup=False, highlight=False))
+            shown = encodable(text, console.encoding)
+            self._safely(lambda: console.print(shown, markup=False, highlight=False))
         elif not write_line(text, console.file):
             console.quiet = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -112,6 +112,9 @@ def plain_eval(s: Snapshot) -> str:
 
 def render(s: Snapshot, width: int, *, ascii_only: bool, color: bool) -> RenderableType:
     """Return the panel for a terminal of this width: a frame, or stacked lines where it is narrower than 60."""
+    if ascii_only:
+        losses = {_ascii(name): value for name, value in s.losses.items()}
+        s = replace(s, title=_ascii(s.title.replace("·", "-")), saved=s.saved and _ascii(s.saved), losses=losses)
     if width < NARROW:
         return Group(*(_stacked_line(key, value, width) for key, value in _stacked(s, ascii_only)))
     inner = width - 4  # frame and padding on both sides
@@ -124,9 +127,13 @@ def render(s: Snapshot, width: int, *, ascii_only: bool, color: bool) -> Rendera
         rows.append(_row("saved", Text(s.saved)))
     for row in rows:
         row.no_wrap, row.overflow = True, "ellipsis" if not ascii_only else "crop"
-    title = Text(s.title if not ascii_only else s.title.replace("·", "-").encode("ascii", "replace").decode(), "bold")
+    title = Text(s.title, "bold")
     frame = box.ASCII if ascii_only else box.ROUNDED
     return Panel(Group(*rows), frame, title=title, title_align="left", border_style="bright_black", width=width)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _row(label: str, value: Text) -> Text:

@@ -36,6 +36,11 @@ def is_ascii(console: Console) -> bool:
     return not console.encoding.lower().startswith("utf")
 
 
+def encodable(text: str, encoding: str) -> str:
+    """Return text with escapes for the characters that an encoding does not have."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def write_line(text: str, file: IO[str] | None) -> bool:
     """Write one line as it is; return False when the stream is closed or broken.
 
@@ -43,10 +48,8 @@ def write_line(text: str, file: IO[str] | None) -> bool:
     """
     if file is None:
         return False
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    safe = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        file.write(safe + "\n")
+        file.write(encodable(text, getattr(file, "encoding", None) or "utf-8") + "\n")
         file.flush()
     except (OSError, ValueError):  # ValueError: I/O operation on closed file
         return False

@@ -64,15 +64,18 @@ class JSONLLogger(LoggerCallback):
 
     def _opened(self) -> AppendFile:
         if self._file is None:
+            self._file = open_lines(resolve(self.path), b'{"schema":"rlox.metrics/')
+        if self._file.size == 0:  # new, or the disk was full so far
             from .. import __version__
 
-            self._file = open_lines(resolve(self.path), b'{"schema":"rlox.metrics/')
-            if self._file.size == 0:
-                self._file.write(_dump({"schema": SCHEMA, "rlox": __version__}))
+            self._file.write(_dump({"schema": SCHEMA, "rlox": __version__}))
         return self._file
 
     def _write(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
-        self._opened().write(_dump({"kind": kind, "step": int(step), **fields}))
+        file = self._opened()
+        row = _dump({"kind": kind, "step": int(step), **fields})
+        if file.size:  # else the first line was just dropped, and no row stands without it
+            file.write(row)
 
 
 class CSVLogger(LoggerCallback):
