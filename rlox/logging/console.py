@@ -52,6 +52,7 @@ class ConsoleLogger(LoggerCallback):
         self._title = "rlox"
         self._started: tuple[float, int] | None = None
         self._drawn_at = -MIN_REFRESH_S
+        self._skipped: Mapping[str, Any] | None = None
 
     def open(self, run: Any = None) -> None:
         """Find out what the terminal can do, and start the panel on it."""
@@ -68,7 +69,9 @@ class ConsoleLogger(LoggerCallback):
         shot = self._prepare()
         shot.step = int(step)
         if self._live is not None and monotonic() - self._drawn_at < MIN_REFRESH_S:
-            return  # nothing is read, so skipping costs no synchronisation
+            self._skipped = metrics  # nothing is read, so skipping costs no synchronisation
+            return
+        self._skipped = None
         self._read(shot, metrics)
         self._show("train")
 
@@ -93,7 +96,10 @@ class ConsoleLogger(LoggerCallback):
 
     def close(self) -> None:
         """Draw the last state and give the terminal back."""
+        skipped, self._skipped = self._skipped, None
         if self._live is not None:
+            if skipped is not None and self._shot is not None:
+                self._read(self._shot, skipped)
             self._draw()
         stop, self._stop, self._live, self._console = self._stop, None, None, None
         if stop is not None:

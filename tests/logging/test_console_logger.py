@@ -339,11 +339,13 @@ def test_refreshes_are_limited_and_skipped_ones_read_no_metric(monkeypatch):
 
     logger = ConsoleLogger(console=terminal())
     for step in range(1, 41):  # every 10 ms
-        logger.on_train_step(step, Costly(METRICS))
+        logger.on_train_step(step, Costly(METRICS, return_mean=step))
         now[0] += 0.01
     assert Costly.reads == 2
     logger.close()
-    assert "40 steps" in logger.console.file.getvalue()
+    assert Costly.reads == 3
+    final = logger.console.file.getvalue().rpartition("╭")[2]
+    assert "40 steps" in final and "return   40 " in final
 
 
 def test_a_second_training_gets_a_new_panel_with_the_history():
