@@ -99,7 +99,7 @@ class Normalizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over statistics from :meth:`state_dict`; arrays may be NumPy's or tensors."""
-        mean, var, scale = (np.array(state[name], np.float64) for name in ("mean", "var", "scale"))
+        mean, var, scale = (np.array(np.asarray(state[name]), np.float64) for name in ("mean", "var", "scale"))
         if not mean.shape == var.shape == scale.shape == (self.dim,):
             raise ConfigError(f"normaliser statistics have shape {mean.shape}, must be ({self.dim},)")
         self.mean, self.var, self._scale = mean, var, scale
