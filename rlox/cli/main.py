@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             _abandon_stdout()
             return BROKEN_PIPE
+        except _Stopped as stopped:  # outside the command itself: while results or an error are written
+            return stopped.exit_code
+        except KeyboardInterrupt:
+            return 130
 
 
 def build() -> Group:
@@ -119,8 +123,8 @@ def _fail(error: Exception, out: Out) -> int:
     failure = failure_of(error)
     message, hint = failure.message, failure.hint
     log = save_traceback(error, out.run) if failure.bug or (isinstance(error, EnvError) and out.run) else None
-    if failure.bug:
-        hint = f"the traceback is in {log}" if log else "`--debug` shows the traceback"
+    if failure.bug or hint is None:
+        hint = f"the traceback is in {log}" if log else "`--debug` shows the traceback" if failure.bug else None
     out.failure(message, hint)
     if out.debug:
         out.trace("".join(traceback.format_exception(error)))

@@ -149,6 +149,19 @@ def test_a_bug_without_a_run_directory_leaves_its_traceback_in_a_temporary_file(
     assert "IndexError" in log.read_text()
 
 
+def test_an_environment_that_fails_in_a_run_leaves_its_traceback_there(capsys, command, tmp_path):
+    def fail():
+        current().run = tmp_path
+        try:
+            raise RuntimeError("the arm fell off")
+        except RuntimeError as error:
+            raise EnvError("environment 0 raised") from error
+
+    command(fail)
+    refused(run(capsys, "do"), 7, "environment 0 raised", str(tmp_path / "crash.log"))
+    assert "the arm fell off" in (tmp_path / "crash.log").read_text()
+
+
 def test_debug_shows_the_traceback(capsys, command, monkeypatch):
     def fail():
         raise ConfigError("no")
