@@ -26,9 +26,13 @@ class LoggerCallback:
     ----------
     log_interval : int
         Environment transitions (offline: gradient steps) between two calls of ``on_train_step``, ≥ 1.
+    wants_rollouts : bool
+        Whether a LoggerList passes ``on_rollout_end`` on. The shipped loggers do without: the training metrics of the
+        same step have the same figures.
     """
 
     log_interval: int = 1000
+    wants_rollouts: bool = True
 
     def open(self, run: Any = None) -> None:
         """Get ready to log; ``run`` has ``path`` and ``checkpoints``, or is None outside a run directory."""
@@ -97,7 +101,7 @@ class LoggerList:
         every = check_period(logger.log_interval, "log_interval", minimum=1)
         self.loggers.append(logger)
         self._train[id(logger)] = Period(every, self._last["train"])
-        self._rollout[id(logger)] = Period(every, self._last["rollout"])
+        self._rollout[id(logger)] = Period(every if logger.wants_rollouts else 0, self._last["rollout"])
         self._find_due()
 
     def __iter__(self) -> Iterator[LoggerCallback]:
@@ -135,7 +139,7 @@ class LoggerList:
         self._find_due()
 
     def on_rollout_end(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Give a rollout's metrics to every logger, at most once per interval of it."""
+        """Give a rollout's metrics to every logger that wants them, at most once per interval of it."""
         if step < self._next_rollout and step >= self._last["rollout"]:
             return
         self._last["rollout"] = step
@@ -195,7 +199,8 @@ class LoggerList:
     def _find_due(self) -> None:
         active = [id(logger) for logger in self.active]
         self.next_due = min((self._train[key].next_due for key in active), default=NEVER)
-        self._next_rollout = min((self._rollout[key].next_due for key in active), default=NEVER)
+        rollouts = [self._rollout[key] for key in active]
+        self._next_rollout = min((period.next_due for period in rollouts if period.every), default=NEVER)
 
 
 def _iterate(loggers: Iterable[LoggerCallback] | None) -> list[LoggerCallback]:

@@ -43,6 +43,8 @@ class TensorBoardLogger(LoggerCallback):
     few hundred bytes of a log are written at once here, in the same format.
     """
 
+    wants_rollouts = False
+
     def __init__(self, log_dir: str | os.PathLike[str] = DEFAULT_DIR, log_interval: int = 1000) -> None:
         self.log_dir = log_dir
         self.log_interval = check_period(log_interval, "log_interval", minimum=1)

@@ -36,6 +36,8 @@ class JSONLLogger(LoggerCallback):
         Steps between two training rows, ≥ 1.
     """
 
+    wants_rollouts = False
+
     def __init__(self, path: str | os.PathLike[str], *, log_interval: int = 1000) -> None:
         self.path = path
         self.log_interval = check_period(log_interval, "log_interval", minimum=1)
@@ -91,6 +93,8 @@ class CSVLogger(LoggerCallback):
     log_interval : int
         Steps between two training rows, ≥ 1.
     """
+
+    wants_rollouts = False
 
     def __init__(self, path: str | os.PathLike[str], *, log_interval: int = 1000) -> None:
         self.path = path

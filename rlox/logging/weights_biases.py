@@ -29,6 +29,8 @@ class WandbLogger(LoggerCallback):
         At construction when the package ``wandb`` is missing, and from :meth:`open` when no run can be started.
     """
 
+    wants_rollouts = False
+
     def __init__(self, project: str = "rlox", log_interval: int = 1000, **init_kwargs: Any) -> None:
         self.project = project
         self.log_interval = check_period(log_interval, "log_interval", minimum=1)

@@ -108,6 +108,17 @@ def test_rollouts_are_passed_on_once_per_interval():
     assert logger.steps("rollout") == [10, 20]
 
 
+def test_a_logger_that_wants_no_rollouts_gets_none():
+    class Rows(Memory):
+        wants_rollouts = False
+
+    rows, other = Rows(10), Memory(10)
+    loggers = LoggerList([rows, other])
+    for step in range(1, 26):
+        loggers.on_rollout_end(step, {})
+    assert rows.steps("rollout") == [] and other.steps("rollout") == [10, 20]
+
+
 def test_everything_else_goes_to_all_loggers():
     a, b = Memory(), Memory()
     loggers = LoggerList([a, b])
