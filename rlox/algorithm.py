@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checkpoint
 from .callbacks import Callback, CallbackList, PhaseTimer
-from .config.fields import to_dict
+from .config.fields import make_config, to_dict
 from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_from_json, space_to_json
-from .errors import CheckpointError, CheckpointMismatchError, ConfigError, MissingDependencyError, closest, printable
+from .errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    ConfigError,
+    DivergedError,
+    MissingDependencyError,
+    closest,
+    printable,
+)
 from .learner import Metrics
 from .logging import LoggerCallback, LoggerList
 from .loop import EpisodeWindow, Progress, run_loop
 from .registry import ALGORITHMS, Kind, algorithm_names
-from .seeding import TorchStream, check_seed, torch_generator
+from .seeding import MAX_SEED, TorchStream, check_seed, torch_generator
+
+_T = TypeVar("_T")
 
 
 class Policy:
@@ -53,8 +64,11 @@ class Policy:
         x = torch.from_numpy(obs if self._normalizer is None else self._normalizer(obs)).to(algo.device)
         with torch.no_grad(), self._globally.use() if algo.draws_globally else nullcontext():
             actions: Tensor = algo._act(x, deterministic, self.generator)
-        _check_actions(actions, len(obs), algo.act_space)
-        return actions.cpu().numpy()
+        _check_shape(actions, len(obs), algo.act_space)
+        out: NDArray[Any] = actions.cpu().numpy()
+        if algo.draws_globally and not algo.act_space.discrete:  # an actor of the user's own, maybe
+            _check_range(out)
+        return out
 
     def act(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
         """Return actions (N, A) or (N,) in the environment's units for encoded observations (N, obs_dim)."""
@@ -117,6 +131,7 @@ class Algorithm:
         self.run: Any = None
         self.reason: str | None = None
         self.signal: int | None = None
+        self.torn = False  # an exception ended the last training, maybe between two steps
         self.exact: list[str] = []
         self.custom: list[str] = []
 
@@ -152,6 +167,17 @@ class Algorithm:
             raise ConfigError(f"total_timesteps is {n!r}, must be an integer of at least 0", param="total_timesteps")
         self.total_steps = self.step + int(n)
         return run_loop(self, int(n))
+
+    def check_finite(self) -> None:
+        """Raise DivergedError when a parameter is NaN or infinite; called before a model is evaluated or kept."""
+        for network in self._trained():
+            for name, value in network.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise DivergedError(
+                        f"{name} of {type(network).__name__} is not finite at step {self.step}, update {self.n_updates}",
+                        hint="lower learning_rate, or look at the scale of rewards and observations",
+                        param=name,
+                    )
 
     def policy(self, n_envs: int = 1, *, seed: int = 0) -> Policy:
         """Return a policy for ``n_envs`` environments; acting with it changes nothing in training.
@@ -205,7 +231,7 @@ class Algorithm:
         if actions is None:
             squashed = self.policy().squashed(rows)
         else:
-            squashed = self.act_space.from_env(np.asarray(actions, np.float32).reshape(len(rows), -1))
+            squashed = self.act_space.from_env(self._flat_actions(actions, len(rows)))
         x = rows if self.normalizer is None else self.normalizer(rows)
         with torch.no_grad():
             values = self._value(torch.from_numpy(x).to(self.device), torch.from_numpy(squashed).to(self.device))
@@ -256,7 +282,7 @@ class Algorithm:
         """Return what a checkpoint says about itself, as JSON-able values."""
         source = self.env_source
         return {
-            "algorithm": self.name or type(self).__qualname__,
+            "algorithm": self._recorded_name(),
             "kind": self.kind,
             "config": to_dict(self.config) if self.config is not None else {},
             "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": dict(source.kwargs)},
@@ -300,6 +326,12 @@ class Algorithm:
             what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
             raise CheckpointError(f"the state does not fit {type(self).__name__}: {printable(what)}") from error
 
+    def _recorded_name(self) -> str:
+        """Return the registered name, the text that the user typed, or the name of a class of the user's own."""
+        spec = ALGORITHMS.get(self.name)
+        other = spec is not None and spec.load_class() is not type(self)  # a subclass of a registered one
+        return type(self).__qualname__ if other or not self.name else self.name
+
     # What a subclass supplies: how it acts, what its critics say, its state, and how it is made from a file.
 
     def _act(self, obs: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
@@ -307,6 +339,10 @@ class Algorithm:
 
     def _value(self, obs: Tensor, actions: Tensor) -> Tensor:
         raise ConfigError(f"{type(self).__name__} has no critics")
+
+    def _trained(self) -> Iterable[nn.Module]:
+        """Return the networks that are trained."""
+        return ()
 
     def _model_state(self) -> dict[str, Any]:
         return {}
@@ -323,11 +359,9 @@ class Algorithm:
         parts: Mapping[str, Any],
         path: str | os.PathLike[str],
     ) -> Self:
-        expected = cls.name or cls.__qualname__
-        if manifest["algorithm"] != expected and manifest["algorithm"].rpartition(":")[2] != cls.__qualname__:
-            raise CheckpointMismatchError(
-                f"{printable(path)} was made by {printable(manifest['algorithm'])}, not by {expected}"
-            )
+        expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
+        if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
+            raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {expected}")
         missing = [name for name in manifest.get("custom", []) if parts.get(name) is None]
         if missing:
             raise CheckpointMismatchError(
@@ -351,6 +385,14 @@ class Algorithm:
                 break
             space, leaf = space.spaces[key], leaf[key]
         return np.ndim(leaf) <= len(space.shape or ())
+
+    def _flat_actions(self, actions: Any, n: int) -> NDArray[Any]:
+        """Return (n, A) or (n,) actions in the environment's units."""
+        shape = (n,) if self.act_space.discrete else (n, self.act_space.dim)
+        array = np.asarray(actions)
+        if array.size != np.prod(shape):
+            raise ConfigError(f"actions has shape {array.shape}, must be {shape}", param="actions")
+        return array.reshape(shape)
 
     def _encode(self, obs: Any, single: bool) -> NDArray[np.float32]:
         try:
@@ -387,13 +429,14 @@ def load_algorithm(
     """
     state, manifest = checkpoint.load(path, allow_nonfinite=allow_nonfinite)
     if cls is None:
-        spec = ALGORITHMS.get(manifest["algorithm"])
+        name = printable(recorded(manifest, "algorithm", str))
+        spec = ALGORITHMS.get(name)
         if spec is None:
-            name = printable(manifest["algorithm"])
             near = closest(name, algorithm_names())
+            typed = name if ":" in name else f"FILE.py:{name}"
             raise CheckpointMismatchError(
                 f"{printable(path)} was made by {name}, which is not a registered algorithm",
-                hint=f"`rlox eval {printable(path)} --algo {name if ':' in name else f'FILE.py:{name}'}`",
+                hint=f"`{shlex.join(['rlox', 'eval', printable(path), '--algo', typed])}`",
                 value=name,
                 suggestions=near,
             )
@@ -423,10 +466,36 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
+def recorded(manifest: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    """Return an entry of a manifest; CheckpointError when it is missing or of another type."""
+    value = manifest.get(key)
+    if type(value) is not kind:
+        what = "missing" if value is None else f"a {type(value).__name__}"
+        raise CheckpointError(f"{key!r} in its manifest is {what}, must be a {kind.__name__}")
+    return value
+
+
+def recorded_config(manifest: Mapping[str, Any], config_class: type[Any]) -> Any:
+    """Return the config that a manifest records; CheckpointError when this version has no such options."""
+    options = recorded(manifest, "config", dict)
+    try:
+        return make_config(config_class, None, options)
+    except ConfigError as error:
+        raise CheckpointError(f"its config is not one of this version: {error}", hint=error.hint) from error
+
+
+def recorded_seed(manifest: Mapping[str, Any]) -> int:
+    """Return the seed that a manifest records."""
+    seed = recorded(manifest, "seed", int)
+    if not 0 <= seed <= MAX_SEED:
+        raise CheckpointError(f"'seed' in its manifest is {printable(seed)}, must be in 0…{MAX_SEED}")
+    return seed
+
+
 def recorded_spaces(manifest: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the observation and action space that a manifest records."""
-    spaces = manifest["spaces"]
-    return space_from_json(spaces["observation"]), space_from_json(spaces["action"])
+    spaces = recorded(manifest, "spaces", dict)
+    return space_from_json(spaces.get("observation")), space_from_json(spaces.get("action"))
 
 
 def recorded_source(manifest: Mapping[str, Any]) -> EnvSource | None:
@@ -435,12 +504,18 @@ def recorded_source(manifest: Mapping[str, Any]) -> EnvSource | None:
     The name is data: only an id that is registered already is made.
     """
     env = manifest.get("env")
-    if not env or env.get("id") is None:
+    if not isinstance(env, dict) or env.get("id") is None:
         return None
     return EnvSource.from_record(env["id"], env.get("kwargs") or {}, error=CheckpointError)
 
 
-def _check_actions(actions: Tensor, n: int, space: ActionSpace) -> None:
+def _check_range(actions: NDArray[Any]) -> None:
+    largest = float(np.abs(actions).max(initial=0.0))
+    if largest > 1 + 1e-6:
+        raise ConfigError(f"the actor returned an action of size {largest:.6g}, must be in [-1, 1]", param="actor")
+
+
+def _check_shape(actions: Tensor, n: int, space: ActionSpace) -> None:
     wanted = (n,) if space.discrete else (n, space.dim)
     if tuple(actions.shape) != wanted:
         raise ConfigError(f"the actor returned actions of shape {tuple(actions.shape)}, must be {wanted}", param="actor")

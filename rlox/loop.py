@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ClassVar
 
-from .errors import DivergedError
+from .envs import Episode
+from .errors import DivergedError, printable
 from .learner import Metrics
-
-Episode = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -130,41 +129,52 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     Raises
     ------
     DivergedError
-        When a loss becomes NaN or infinite; names the step and the figure.
+        When a loss or a parameter becomes NaN or infinite; names the step and the figure.
     """
     if total_steps == 0:
         return _result(algo, "finished")
     interrupt = Interrupt()
-    reason = "failed"
+    algo.signal, algo.torn = None, False
+    reason, error = "failed", None
     end = algo.step + total_steps
-    callbacks, loggers = algo.callbacks, algo.loggers
     with interrupt.watch():
         algo.phases.switch("other")
         try:
-            loggers.set_total(end)
-            loggers.open(algo.run)
-            callbacks.on_training_start(algo=algo, step=algo.step, total_timesteps=end)
+            algo.loggers.set_total(end)
+            algo.loggers.open(algo.run)
+            algo.callbacks.on_training_start(algo=algo, step=algo.step, total_timesteps=end)
             reason = _advance_until(algo, end, interrupt)
-        except DivergedError:
-            reason = "diverged"
-            raise
-        except KeyboardInterrupt:
-            reason = "interrupted"
-            algo.signal = int(signal.SIGINT)
+            algo.check_finite()
+        except BaseException as raised:
+            reason, error, algo.torn = _reason_for(raised), raised, True
             raise
         finally:
-            algo.reason = reason
-            try:
-                callbacks.on_training_end(algo=algo, step=algo.step, metrics=algo.metrics, reason=reason)
-            finally:
-                loggers.flush()
-                loggers.close()
-                algo.phases.switch(None)
-    if interrupt.signal is not None:
-        algo.signal = interrupt.signal
-        if algo.run is None:  # a script's own handlers decide what the signal means to it
-            signal.raise_signal(interrupt.signal)
+            algo.signal = interrupt.signal
+            _end(algo, reason, error)
+    if interrupt.signal is not None and algo.run is None:
+        signal.raise_signal(interrupt.signal)  # a script's own handlers decide what the signal means to it
     return _result(algo, reason)
+
+
+def _reason_for(error: BaseException) -> str:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _end(algo: Any, reason: str, error: BaseException | None) -> None:
+    """Tell callbacks and loggers that training is over; what they raise then does not hide what ended it."""
+    algo.reason = reason
+    try:
+        algo.callbacks.on_training_end(algo=algo, step=algo.step, metrics=algo.metrics, reason=reason)
+    except Exception as late:
+        if error is None:
+            raise
+        error.add_note(f"then on_training_end raised {type(late).__name__}: {printable(late)}")
+    finally:
+        algo.loggers.flush()
+        algo.loggers.close()
+        algo.phases.switch(None)
 
 
 def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
@@ -229,15 +239,13 @@ class _Rate:
     def log_metrics(self, algo: Any) -> Metrics:
         elapsed = max(monotonic() - self.since, 1e-9)
         per_second = (algo.step - self.first_step) / elapsed
-        seconds = algo.phases.seconds
-        total = sum(seconds.values()) or 1.0
         shown = Metrics(algo.metrics.values_by_name())
         shown.put({
             "n_updates": float(algo.n_updates),
             "steps_per_second": per_second,
             "time_elapsed_s": elapsed,
             "time_left_s": max(self.end - algo.step, 0) / per_second if per_second else float("nan"),
-            **{f"share_{name}": s / total for name, s in seconds.items()},
+            **algo.phases.metrics(),
         })  # fmt: skip
         return shown
 

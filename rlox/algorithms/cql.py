@@ -103,10 +103,10 @@ class CQLLearner(SACLearner):
 
     def sample_candidates(self, obs: Tensor, next_obs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return K = 3N actions (K, B, A) for the log-sum-exp and their log-densities (K, B), without gradient."""
-        n, (batch, act_dim) = self.n_actions, (len(obs), self.actor.act_dim)
-        shape = (n, batch, act_dim)
+        act_dim = self.act_dim
+        shape = (self.n_actions, len(obs), act_dim)
         uniform = 2 * torch.rand(shape, generator=generator, device=obs.device) - 1
-        parts = [(uniform, uniform.new_full(shape[:-1], act_dim * math.log(0.5)))]
+        parts = [(uniform, torch.full(shape[:-1], act_dim * math.log(0.5), device=obs.device))]
         for where in (obs, next_obs):
             mean, log_std = self.actor(where)  # once per distinct observation, N samples from it
             parts.append(tanh_gaussian(mean, log_std, torch.randn(shape, generator=generator, device=obs.device)))

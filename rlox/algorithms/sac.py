@@ -92,6 +92,9 @@ def draw(actor: nn.Module, obs: Tensor, generator: torch.Generator) -> tuple[Ten
         noise = torch.randn(len(obs), actor.act_dim, generator=generator, device=obs.device)
         return actor.rsample(obs, noise)
     actions, log_probs = actor.sample(obs)  # type: ignore[operator]
+    if actions.dim() != 2 or len(actions) != len(obs):
+        shapes = f"actions of shape {tuple(actions.shape)}, must be ({len(obs)}, act_dim)"
+        raise ConfigError(f"actor.sample returned {shapes}", param="actor")
     if log_probs.shape != (len(obs),):
         shapes = f"log-probabilities of shape {tuple(log_probs.shape)}, must be {(len(obs),)}"
         raise ConfigError(f"actor.sample returned {shapes}; sum over the action dimensions", param="actor")
@@ -137,8 +140,11 @@ class SACLearner(Learner):
         super().__init__()
         shape = network_options(config)
         actor_lr = config.learning_rate if actor_learning_rate is None else actor_learning_rate
-        self.actor = (actor or SquashedGaussianActor(obs_dim, act_dim, config.widths("pi"), **shape)).to(device)
-        self.critic = (critic or QEnsemble(obs_dim, act_dim, config.widths("qf"), config.n_critics, **shape)).to(device)
+        if actor is None:
+            actor = SquashedGaussianActor(obs_dim, act_dim, config.widths("pi"), **shape)
+        if critic is None:
+            critic = QEnsemble(obs_dim, act_dim, config.widths("qf"), config.n_critics, **shape)
+        self.actor, self.critic = actor.to(device), critic.to(device)
         self.critic_target = make_target(self.critic)
         self.temperature = Temperature(config.ent_coef, config.target_entropy, act_dim).to(device)
         self.actor_optimizer = Optimizer(self.actor, config, actor_lr)
@@ -148,7 +154,7 @@ class SACLearner(Learner):
             if self.temperature.learnt
             else None
         )
-        self.gamma, self.tau = config.gamma, config.tau
+        self.act_dim, self.gamma, self.tau = act_dim, config.gamma, config.tau
         self.target_update_interval = getattr(config, "target_update_interval", 1)
 
     def update(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:

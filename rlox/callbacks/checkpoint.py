@@ -13,7 +13,7 @@ from typing import IO, Any
 from ..files import atomic_write, fsync_folder, make_parents
 from ..logging.period import Period, check_period
 from .base import Callback
-from .context import StepCount, during, log_event, own_folder, require, tell
+from .context import StepCount, check_finite, during, log_event, own_folder, require, tell
 
 
 class CheckpointCallback(Callback):
@@ -86,6 +86,8 @@ class CheckpointCallback(Callback):
         step = self._count.stay(kwargs)
         if kwargs.get("reason", "finished") in ("diverged", "failed") or self._algo is None:
             return
+        if getattr(self._algo, "torn", False):
+            return  # a second Ctrl-C left the model between two steps
         if not self.saved or self.saved[-1] != self._file(step):
             self._save(step)
 
@@ -111,6 +113,7 @@ class CheckpointCallback(Callback):
         if algo is None:
             return  # called outside any training: there is nothing to save
         path = self._file(step)
+        check_finite(algo)
         with during(algo, "save"):
             algo.save(path)
             point_last_to(path)

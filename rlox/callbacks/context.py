@@ -41,6 +41,13 @@ def require(algo: Any, method: str, who: str) -> None:
         )
 
 
+def check_finite(algo: Any) -> None:
+    """Let the algorithm raise DivergedError before anything is made of a model that is no longer finite."""
+    check = getattr(algo, "check_finite", None)
+    if callable(check):
+        check()
+
+
 def during(algo: Any, phase: str) -> AbstractContextManager[None]:
     """Give the time of a ``with`` body to a phase of the algorithm's timer, where it has one."""
     phases = getattr(algo, "phases", None)

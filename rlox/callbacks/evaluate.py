@@ -16,7 +16,7 @@ from ..files import make_parents
 from ..logging.period import Period, check_period
 from ..seeding import check_seed
 from .base import Callback
-from .context import StepCount, during, log_event, own_folder, require, tell
+from .context import StepCount, check_finite, during, log_event, own_folder, require, tell
 
 if TYPE_CHECKING:
     from ..envs import EnvSource
@@ -177,6 +177,7 @@ class EvalCallback(Callback):
             return  # called outside any training: there is nothing to evaluate
         from ..evaluation import evaluate
 
+        check_finite(algo)
         returns: list[float] = []
 
         def on_episode(k: int, episode_return: float, episode_length: int) -> None:

@@ -13,13 +13,14 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from ..errors import ConfigError, closest, printable
 
 SECTIONS = ("run", "algo", "eval", "checkpoint", "log", "hardware")
 MAX_COUNT = 2**53
+
+_OPTIONS: dict[type, tuple[Option, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,19 @@ def option(
     return dataclasses.field(default=default, metadata=meta)
 
 
-@cache
 def options_of(cls: type) -> tuple[Option, ...]:
     """Return the options of a config class, base classes first, in order of declaration."""
-    hints = typing.get_type_hints(cls)
-    found = []
-    for f in dataclasses.fields(cls):
-        if "help" not in f.metadata:
-            continue
-        kind, optional, choices = _kind(f.name, hints[f.name])
-        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
-        found.append(Option(f.name, kind, default, optional=optional, choices=choices, **f.metadata))
-    return tuple(found)
+    if cls not in _OPTIONS:
+        hints = typing.get_type_hints(cls)
+        fields = [f for f in dataclasses.fields(cls) if "help" in f.metadata]
+        _OPTIONS[cls] = tuple(_option_of(f, hints[f.name]) for f in fields)
+    return _OPTIONS[cls]
+
+
+def _option_of(f: dataclasses.Field[Any], hint: Any) -> Option:
+    kind, optional, choices = _kind(f.name, hint)
+    default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+    return Option(f.name, kind, default, optional=optional, choices=choices, **f.metadata)
 
 
 def validate(config: Any) -> None:

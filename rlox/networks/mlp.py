@@ -7,8 +7,10 @@ E networks computes with batched products. What is saved are the names and shape
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,11 @@ from torch.nn import functional as F
 
 ALIGN = 16  # floats: 64 bytes
 
-ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "elu": F.elu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "tanh": torch.tanh, "elu": F.elu, "silu": F.silu,
+}  # fmt: skip
+
+Layout = list[tuple[str, tuple[int, ...], int, int]]
 
 
 class MLP(nn.Module):
@@ -133,25 +139,32 @@ class MLP(nn.Module):
         """Return the blocks of the flat parameter as one autograd node, whose backward writes the flat gradient once."""
         if not torch.is_grad_enabled() or not self.flat.requires_grad:
             return self._views
-        blocks = _Split.apply(self.flat, self._layout)
+        blocks = _Split.apply(self.flat, self._layout)  # type: ignore[no-untyped-call]
         return dict(zip((entry[0] for entry in self._layout), blocks, strict=True))
 
     def _make_views(self) -> None:
         data = self.flat.data
         self._views = {name: data[start : start + math.prod(shape)].view(shape) for name, shape, start, _ in self._layout}
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MLP:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._make_views()
         return self
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         for name, view in self.named_views(self.flat if keep_vars else self.flat.detach()):
             destination[prefix + name] = view
 
     def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    ):  # type: ignore[no-untyped-def]
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: object,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         expected = dict(self.named_views(self.flat.detach()))
         for name, view in expected.items():
             value = state_dict.get(prefix + name)
@@ -170,13 +183,13 @@ class _Split(torch.autograd.Function):
     """Views of a flat tensor; the gradients of all views make one flat gradient."""
 
     @staticmethod
-    def forward(ctx, flat: Tensor, layout):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, flat: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         ctx.layout, ctx.total = layout, flat.numel()
         ctx.set_materialize_grads(False)
         return tuple(flat[start : start + math.prod(shape)].view(shape) for _, shape, start, _ in layout)
 
     @staticmethod
-    def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
         some = next(g for g in grads if g is not None)
         flat = some.new_zeros(ctx.total)
         for (_, shape, start, _), g in zip(ctx.layout, grads, strict=True):
@@ -185,11 +198,11 @@ class _Split(torch.autograd.Function):
         return flat, None
 
 
-def _layout(sizes: Sequence[int], n: int, layer_norm: bool) -> list[tuple[str, tuple[int, ...], int, int]]:
+def _layout(sizes: Sequence[int], n: int, layer_norm: bool) -> Layout:
     """Return (name, block shape, start, end) for each block, each on a boundary of ALIGN floats."""
-    entries: list[tuple[str, tuple[int, ...], int, int]] = []
+    entries: Layout = []
     end = 0
-    for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         blocks: list[tuple[str, tuple[int, ...]]] = [
             (f"layers.{i}.weight", (n, fan_in, fan_out)),
             (f"layers.{i}.bias", (n, 1, fan_out)),

@@ -16,35 +16,41 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABCMeta
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..algorithm import Algorithm, recorded_source, recorded_spaces
+from ..algorithm import Algorithm, recorded, recorded_seed, recorded_source, recorded_spaces
 from ..callbacks import Callback
-from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, describe
-from ..errors import ConfigError, DatasetError, DatasetMismatchError
-from ..learner import gather_state, restore_state
+from ..data import OfflineDatasetBuffer
+from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace
+from ..envs.spaces import describe
+from ..errors import CheckpointMismatchError, ConfigError, DatasetError, DatasetMismatchError
+from ..learner import Learner, gather_state, restore_state, training_mode
 from ..logging import LoggerCallback
 from ..loop import Progress, Stepped, Updated
 from ..protocols import Batch, OfflineDataset
 from ..registry import ALGORITHMS, Kind
-from ..seeding import TorchStream, check_seed, derive, torch_generator
+from ..seeding import TorchStream, derive, torch_generator
 from .bounds import RecordedData, find_spaces
 
 REQUIRED = ("obs", "next_obs", "actions", "rewards", "terminated")
 
 
 class _Seeded(ABCMeta):
-    """Builds an instance inside a random stream of its own seed, so that a subclass's networks start from it too."""
+    """Builds an instance inside a random stream, so that a subclass's networks start from the seed of the run too.
+
+    :class:`OfflineAlgorithm` goes over to the stream of its seed as soon as it knows that.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        with TorchStream(check_seed(kwargs.get("seed", 0)), "init").use():
+        with TorchStream(0, "init").use():
             algo = super().__call__(*args, **kwargs)
         algo._finish()
         return algo
@@ -99,7 +105,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
     """
 
     kind: ClassVar[Kind] = "offline"
-    rows: ClassVar[str] = "td"
+    rows: ClassVar[Literal["td", "all"]] = "td"
     requires: ClassVar[tuple[str, ...]] = ()
     draws_globally = True
 
@@ -118,6 +124,9 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         normalize_obs: bool = False,
     ) -> None:
         self._begin(seed, device, callbacks, logger)
+        torch.random.set_rng_state(torch_generator(self.seed, "init").get_state())  # swapped out again by _Seeded
+        if type(self)._update is OfflineAlgorithm._update:
+            raise ConfigError(f"{type(self).__name__} does not implement _update(batch)")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size!r}, must be an integer of at least 1", param="--batch-size")
         self.dataset = _check_dataset(dataset)
@@ -130,7 +139,6 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         self.obs_dim = self.obs_space.dim
         self.act_dim = self.act_space.n if self.act_space.discrete else self.act_space.dim
         self._check_actions()
-        self._normalize_batch = normalize_obs and not getattr(dataset, "normalize", False)
         if (normalize_obs or getattr(dataset, "normalize", False)) and not isinstance(dataset, RecordedData):
             self.normalizer = _statistics(dataset)
         self.generator = torch_generator(self.seed, "update", self.device)
@@ -170,14 +178,12 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         phases.switch("buffer")
         batch = self._batch(derive(self.seed, "sample", self.step))
         phases.switch("update")
-        networks = self._modes()
-        with self._stream.use():
-            for network in networks:
-                network.train()
-            metrics = self._update(batch) or {}
-            for network in networks:
-                network.eval()
-        yield Updated(metrics)
+        with self._stream.use(), training_mode(self._trained()):
+            metrics = self._update(batch)
+        if metrics is not None and not isinstance(metrics, Mapping):
+            got = type(metrics).__name__
+            raise ConfigError(f"{type(self).__name__}._update returned a {got}, must be a dict of metrics")
+        yield Updated(metrics or {})
         yield Stepped(1)
 
     def _check_actions(self) -> None:
@@ -193,14 +199,14 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             param="--dataset",
         )
 
-    def _modes(self) -> list[nn.Module]:
+    def _trained(self) -> list[nn.Module]:
         return [n for n in self._networks() if any(p.requires_grad for p in n.parameters())]
 
     def _networks(self) -> Iterator[nn.Module]:
         for value in vars(self).values():
             if isinstance(value, nn.Module):
                 yield value
-            elif hasattr(value, "networks"):
+            elif isinstance(value, Learner):
                 yield from value.networks()
 
     def _probe(self) -> dict[str, NDArray[Any]]:
@@ -224,8 +230,14 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
 
     def _batch(self, seed: int) -> Batch:
         """Return a batch of tensors on the device, actions in [-1, 1]."""
-        if hasattr(self.dataset, "sample_trajectories"):  # rlox's own: writes into the same memory each time
-            self._out = arrays = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)  # type: ignore[call-arg]
+        if isinstance(self.dataset, RecordedData):
+            raise ConfigError(
+                f"{type(self).__name__} was loaded without its dataset",
+                hint=f"give one: {type(self).__name__}.from_checkpoint(path, dataset=...)",
+                param="dataset",
+            )
+        if isinstance(self.dataset, OfflineDatasetBuffer):  # writes into the same memory each time
+            self._out = arrays = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)
         else:
             arrays = self.dataset.sample(self.batch_size, seed)
         batch: Batch = {}
@@ -233,7 +245,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             array = _to_numpy(value)
             if key in ("obs", "next_obs"):
                 array = array.reshape(len(array), -1).astype(np.float32, copy=False)
-                if self._normalize_batch and self.normalizer is not None:
+                if self.normalizer is not None and not getattr(self.dataset, "normalize", False):
                     array = self.normalizer(array)
             elif key == "actions":
                 flat = array if self.act_space.discrete else array.reshape(len(array), -1)
@@ -260,10 +272,6 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         """Whether there is a policy."""
         return callable(getattr(self, "act", None)) or getattr(self, "actor", None) is not None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the counters and the state of every attribute that has one."""
-        return super().state_dict()
-
     def _model_state(self) -> dict[str, Any]:
         return {"parts": gather_state(self, skip=_NOT_PARTS)}
 
@@ -287,16 +295,48 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
 
     @classmethod
     def _construct(cls, manifest: Mapping[str, Any], env: Any, device: Any, parts: Mapping[str, Any]) -> Self:
-        observation, action = recorded_spaces(manifest)
-        data: Any = RecordedData(observation, action)
-        options = manifest["config"] or {"batch_size": manifest["batch_size"]}
-        algo = cls(data, seed=manifest["seed"], device=device, **options, **parts)
-        algo.env_source = recorded_source(manifest) if env is None else EnvSource.of(env)
+        data: Any = RecordedData(*recorded_spaces(manifest))
+        given = dict(parts)
+        dataset = given.pop("dataset", None)
+        known = {**cls._recorded_options(manifest), "seed": recorded_seed(manifest), "device": device}
+        algo = cls(data, **_accepted(cls, known), **given)
+        if dataset is not None:
+            algo.dataset = _check_dataset(dataset)
+        algo.env_source = recorded_source(manifest)
+        if env is not None:
+            algo.env_source = EnvSource.of(env)
+            algo._check_env(algo.env_source)
         return algo
 
+    @classmethod
+    def _recorded_options(cls, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        return {"batch_size": recorded(manifest, "batch_size", int)}
+
+    def _check_env(self, source: EnvSource) -> None:
+        """Refuse an environment that the policy does not fit; bounds may differ, since data need not show them all."""
+        observation, action = source.spaces()
+        actions, ours = ActionSpace(action), self.act_space
+        if (ObsSpace(observation).dim, actions.dim, actions.n) != (self.obs_space.dim, ours.dim, ours.n):
+            raise CheckpointMismatchError(
+                f"{source} has {describe(observation)} observations and {describe(action)} actions, the checkpoint was "
+                f"trained on {describe(self.obs_space.space)} and {describe(self.act_space.space)}",
+                param="--env",
+            )
+
+
+__all__ = ["OfflineAlgorithm", "OfflineDataset"]
 
 _NOT_PARTS = ("dataset", "callbacks", "loggers", "logger", "phases", "metrics", "episodes", "normalizer", "env",
               "env_source", "run", "_sampler")  # fmt: skip
+
+
+def _accepted(cls: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the options that a constructor of the user's own does not take."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return options
+    names = {p.name for p in parameters}
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _check_dataset(dataset: Any) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..envs import EnvSource, describe, space_from_json
+from ..envs import ActionSpace, EnvSource, ObsSpace, space_from_json
+from ..envs.spaces import describe
 from ..errors import ConfigError, DatasetError, DatasetMismatchError
 
 
@@ -24,8 +25,6 @@ class RecordedData:
         self.discrete = isinstance(action_space, spaces.Discrete)
 
     def sample(self, batch_size: int, seed: int) -> dict[str, NDArray[Any]]:
-        from ..envs import ObsSpace
-
         dim = ObsSpace(self.observation_space).dim
         flat = np.zeros(batch_size, np.float32)
         shape = (batch_size,) if self.discrete else (batch_size, *self.action_space.shape)
@@ -60,11 +59,15 @@ def find_spaces(
     if source is not None:
         env_observation, env_action = source.spaces()
         _check_fits(source, env_observation, env_action, probe)
+        _warn_beyond(dataset, probe, env_action, "environment")
         return env_observation, env_action, "env"
     recorded = getattr(dataset, "meta", {}).get("spaces") if isinstance(getattr(dataset, "meta", {}), dict) else None
     if recorded:
-        observation = space_from_json(recorded["observation"], error=DatasetError)
-        return observation, space_from_json(recorded["action"], error=DatasetError), "dataset"
+        observation = space_from_json(recorded.get("observation"), error=DatasetError)
+        action = space_from_json(recorded.get("action"), error=DatasetError)
+        _check_fits("its metadata", observation, action, probe)
+        _warn_beyond(dataset, probe, action, "file")
+        return observation, action, "dataset"
     if actions.ndim == 1 and actions.dtype.kind in "iu":
         n = int(getattr(dataset, "n_actions", 0)) or int(actions.max()) + 1
         return observation, spaces.Discrete(n), "data"
@@ -72,7 +75,9 @@ def find_spaces(
     if low is not None and high is not None:
         if low >= high:
             raise ConfigError(f"action_low is {low}, must be below action_high {high}", param="--action-low")
-        return observation, spaces.Box(low, high, shape, np.float32), "flags"
+        box = spaces.Box(low, high, shape, np.float32)
+        _warn_beyond(dataset, probe, box, "flags")
+        return observation, box, "flags"
     lowest, highest = _range_of(dataset, actions)
     if (lowest >= -1).all() and (highest <= 1).all():
         return observation, spaces.Box(-1, 1, shape, np.float32), "[-1, 1]"
@@ -92,9 +97,7 @@ def _range_of(dataset: Any, actions: NDArray[Any]) -> tuple[NDArray[Any], NDArra
     return np.asarray(lowest, np.float32), np.asarray(highest, np.float32)
 
 
-def _check_fits(source: EnvSource, observation: Any, action: Any, probe: dict[str, NDArray[Any]]) -> None:
-    from ..envs import ActionSpace, ObsSpace
-
+def _check_fits(source: object, observation: Any, action: Any, probe: dict[str, NDArray[Any]]) -> None:
     obs_dim, act = ObsSpace(observation).dim, ActionSpace(action)
     have = int(np.prod(probe["obs"].shape[1:]))
     if have != obs_dim:
@@ -107,4 +110,21 @@ def _check_fits(source: EnvSource, observation: Any, action: Any, probe: dict[st
         raise DatasetMismatchError(
             f"the dataset has actions of shape {probe['actions'].shape[1:]}, {source} has {describe(action)}",
             param="--env",
+        )
+
+
+def _warn_beyond(dataset: Any, probe: dict[str, NDArray[Any]], action: Any, where: str) -> None:
+    """Say once that actions are clipped to bounds that they do not keep to, beyond what rounding explains."""
+    if isinstance(action, spaces.Discrete):
+        return
+    lowest, highest = (bound.reshape(-1) for bound in _range_of(dataset, probe["actions"]))
+    low, high = ActionSpace(action).low, ActionSpace(action).high
+    slack = 1e-3 * (high - low)
+    outside = np.flatnonzero((lowest < low - slack) | (highest > high + slack))
+    if outside.size:
+        i = int(outside[0])
+        warnings.warn(
+            f"actions are clipped: the data's reach [{lowest[i]:.4g}, {highest[i]:.4g}] in dimension {i}, "
+            f"the bounds from the {where} are [{low[i]:.4g}, {high[i]:.4g}]",
+            stacklevel=4,
         )

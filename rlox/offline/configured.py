@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 
+from ..algorithm import recorded_config
 from ..callbacks import Callback
 from ..config.fields import make_config
 from ..errors import ConfigError
@@ -66,6 +67,10 @@ class ConfiguredOfflineAlgorithm(OfflineAlgorithm):
             normalize_obs=self.config.normalize_obs,
         )
         self._build()
+
+    @classmethod
+    def _recorded_options(cls, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        return {"config": recorded_config(manifest, cls.config_class)}
 
     def _build(self) -> None:
         """Make networks and optimizers."""

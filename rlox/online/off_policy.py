@@ -12,13 +12,21 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..algorithm import Algorithm, Policy, recorded_source, recorded_spaces
+from ..algorithm import (
+    Algorithm,
+    Policy,
+    recorded,
+    recorded_config,
+    recorded_seed,
+    recorded_source,
+    recorded_spaces,
+)
 from ..buffers import ReplayBuffer
 from ..config.fields import make_config
 from ..config.off_policy import OffPolicyConfig
-from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VectorEnv, VecStep, same_space, vectorize
+from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VecStep, VectorEnv, same_space, vectorize
 from ..errors import CheckpointMismatchError, ConfigError, SpaceError
 from ..learner import Learner, training_mode
 from ..loop import Collected, Progress, Stepped, Updated
@@ -69,9 +77,9 @@ class OffPolicyAlgorithm(Algorithm):
         """Check everything that can be known now, and build the learner."""
         self._begin(seed, device, callbacks, logger)
         self.config = make_config(self.config_class, config, overrides)
-        self.n_envs = _check_n_envs(n_envs)
         self.env = env
         self._take_env(env)
+        self.n_envs = _check_n_envs(n_envs, self.env_source)
         self.exploration = exploration
         self._buffer = buffer
         self._require(buffer=("push", "sample", "__len__"), exploration=("select_action", "reset"))
@@ -94,7 +102,7 @@ class OffPolicyAlgorithm(Algorithm):
         self._out: Batch | None = None
         if exploration is not None and not hasattr(exploration, "state_dict"):
             self.exact.append("the exploration has no state_dict")
-        if buffer is None:
+        if buffer is None and not isinstance(env, Recorded):  # a loaded model may only be there to act
             self._check_memory()
         self.callbacks.on_attach(self)
 
@@ -145,7 +153,8 @@ class OffPolicyAlgorithm(Algorithm):
         if self._explorers:
             for episode in result.episodes:
                 self._explorers[episode["env"]].reset()
-        yield Stepped(n, float(result.rewards.mean()), result.episodes)
+        rewards = result.rewards if n == self.n_envs else result.rewards[result.valid]
+        yield Stepped(n, float(rewards.mean()) if n else None, result.episodes)
 
         if warming_up or len(self.buffer) < min(config.learning_starts, config.buffer_size):
             return
@@ -187,6 +196,8 @@ class OffPolicyAlgorithm(Algorithm):
                 self.env_source, self.n_envs, seed=self.seed, vec=config.vec, timeout_s=config.env_timeout
             )
             self._obs = self._envs.reset()
+            if self._envs.exact is not None:
+                self.exact.append(self._envs.exact)
             if self.normalizer is not None:
                 self.normalizer.update(self._obs)
         return self._envs
@@ -200,7 +211,11 @@ class OffPolicyAlgorithm(Algorithm):
         if not self._explorers:
             return actions
         chosen = [e.select_action(a, self.step, self.total_steps) for e, a in zip(self._explorers, actions, strict=True)]
-        return np.clip(np.asarray(chosen, np.float32).reshape(actions.shape), -1, 1)
+        for one in chosen:
+            if np.shape(one) != actions.shape[1:]:
+                raise ConfigError(f"exploration.select_action returned shape {np.shape(one)}, must be {actions.shape[1:]}",
+                                  param="exploration")  # fmt: skip
+        return np.clip(np.asarray(chosen, np.float32), -1, 1)
 
     def _store(self, obs: NDArray[np.float32], actions: NDArray[Any], result: VecStep) -> int:
         """Store the transitions of one vector step and return how many there were."""
@@ -241,6 +256,9 @@ class OffPolicyAlgorithm(Algorithm):
 
     def _value(self, obs: Tensor, actions: Tensor) -> Tensor:
         return self.learner.value(obs, actions)  # type: ignore[no-any-return]
+
+    def _trained(self) -> Iterator[nn.Module]:
+        return self.learner.networks()  # type: ignore[no-any-return]
 
     def _model_state(self) -> dict[str, Any]:
         return {
@@ -292,6 +310,8 @@ class OffPolicyAlgorithm(Algorithm):
             missing = [m for m in methods if not callable(getattr(part, m, None))]
             if missing:
                 raise ConfigError(f"{name} is a {type(part).__name__} without {', '.join(missing)}", param=name)
+            if "parameters" in methods and not isinstance(part, nn.Module):
+                raise ConfigError(f"{name} is a {type(part).__name__}, must be an nn.Module", param=name)
 
     def _check_memory(self) -> None:
         from ..files import available_memory, human_bytes
@@ -318,9 +338,10 @@ class OffPolicyAlgorithm(Algorithm):
                     )
         else:
             source = recorded_source(manifest)
-        options = {k: v for k, v in manifest["config"].items()}
-        recorded = Recorded(source, observation, action)
-        return cls(recorded, n_envs=manifest["n_envs"], seed=manifest["seed"], device=device, **parts, **options)
+        n_envs, config = recorded(manifest, "n_envs", int), recorded_config(manifest, cls.config_class)
+        known: Any = {"n_envs": max(n_envs, 1), "seed": recorded_seed(manifest), "config": config, "device": device}
+        construct: Any = cls
+        return construct(Recorded(source, observation, action), **known, **parts)  # type: ignore[no-any-return]
 
 
 def check_batch(batch: Batch, algo: OffPolicyAlgorithm) -> Batch:
@@ -341,10 +362,15 @@ def check_batch(batch: Batch, algo: OffPolicyAlgorithm) -> Batch:
     return checked
 
 
-def _check_n_envs(n_envs: int) -> int:
+def _check_n_envs(n_envs: int, source: EnvSource | None) -> int:
+    """Return the number of environments; a vector environment of another make has its own."""
     if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
         raise ConfigError(f"n_envs is {n_envs!r}, must be an integer of at least 1", param="n_envs", value=n_envs)
-    return n_envs
+    if source is None or source.vector is None:
+        return n_envs
+    if n_envs not in (1, source.vector.num_envs):
+        raise ConfigError(f"n_envs is {n_envs}, {source} has {source.vector.num_envs} environments", param="n_envs")
+    return int(source.vector.num_envs)
 
 
 __all__ = ["OffPolicyAlgorithm", "Recorded", "check_batch"]
