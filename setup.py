@@ -10,7 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("RLOX_DEBUG_EXT") == "1"
-KERNELS = ("rows",)
+KERNELS = ("store", "rows", "columns")
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,

@@ -92,7 +92,7 @@ class Layout:
         """Return every byte that a store of this layout allocates at its start."""
         rows = self.capacity * self.row_bytes + ALIGNMENT
         chunks = sum(self.chunk_bytes(i) + ALIGNMENT for i in range(self.first_chunks(n_envs)))
-        return rows + chunks + 8 * self.most_chunks + 8 * n_envs  # chunk addresses; newest row of each environment
+        return rows + chunks + 8 * self.most_chunks + 16 * n_envs  # chunk addresses; number and newest row of each environment
 
     def check(self) -> Layout:
         """Return self, or raise ConfigError when a part is empty or the bytes do not fit 63 bits."""
@@ -155,7 +155,7 @@ def cast(name: str, value: object, dtype: np.dtype[Any]) -> Array:
     """
     array = np.asarray(value)
     if array.dtype == dtype:
-        return np.asarray(array, dtype, order="C")
+        return np.require(array, dtype, ["C", "A"])
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {array.dtype}, must be real numbers that fit {dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -175,13 +175,13 @@ def one_row(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ..
     return array
 
 
-def many_rows(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], n: int | None = None) -> Array:
-    """Return ``n`` observations or actions as ``dtype``, the first axis counting them; rows may be flat."""
+def many_rows(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], n: int = -1) -> Array:
+    """Return ``n`` (−1: any number of) rows as ``dtype``, the first axis counting them; each may be flat."""
     array = cast(name, value, dtype)
     size = math.prod(shape)
     if array.ndim == 0 or (array.shape[1:] not in (shape, (size,)) and not array.size == size * len(array) == len(array)):
         raise ValueError(f"{name} has shape {array.shape}, must be (n, {', '.join(map(str, shape))})")
-    if n is not None and len(array) != n:
+    if n >= 0 and len(array) != n:
         raise ValueError(f"{name} has {len(array)} rows, obs has {n}")
     return array
 

@@ -12,8 +12,10 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._ext.columns import ColumnStore, returns_to_go
 from .._ext.layout import Array, Batch, count
-from .._ext.rows import ColumnStore, RowStore, Store, returns_to_go
+from .._ext.rows import RowStore
+from .._ext.store import Store
 from ..errors import ConfigError, DatasetMismatchError
 from .arrays import Columns, check_columns
 

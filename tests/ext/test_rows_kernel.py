@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlox._ext import layout as layouts
+from rlox._ext.columns import ColumnStore, returns_to_go
 from rlox._ext.layout import Layout, aligned_empty
-from rlox._ext.rows import ColumnStore, RowStore, returns_to_go
+from rlox._ext.rows import RowStore
 from rlox.errors import MissingDependencyError
 
 MASK = 2**64 - 1
