@@ -16,6 +16,7 @@ from ..config.resolve import Resolved, Schema, resolve, shown
 from ..errors import ConfigError
 from ..registry import Kind, algorithm_names, get_algorithm
 from ._commands import Command, Group
+from ._completion import ENV_IDS
 from ._options import Flag, flag
 from ._output import current
 
@@ -26,12 +27,6 @@ PANELS = {"run": "Run", "algo": "Algorithm", "eval": "Evaluation", "checkpoint":
           "hardware": "Hardware"}  # fmt: skip
 PANEL_ORDER = ("run", "eval", "checkpoint", "log", "hardware", "algo")
 CODES = (0, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143)
-ENV_IDS = (
-    "Pendulum-v1", "MountainCarContinuous-v0", "CartPole-v1", "MountainCar-v0", "Acrobot-v1", "LunarLander-v3",
-    "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CarRacing-v3", "Ant-v5",
-    "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedDoublePendulum-v5",
-    "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5",
-)  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
 
 

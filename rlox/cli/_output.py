@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -23,13 +22,12 @@ from .. import __version__
 from ..errors import ConfigError, printable
 from ..files import write_error
 from ._options import Flag
+from ._text import cell, encodable, flat, one_line, short, to_json, tsv
 
 NARROW = 60  # columns: below this a table becomes stacked lines
-CELL_LIMIT = 8192
 COLORS = ("auto", "always", "never")
 _STYLES = {"error": "1;31", "warning": "33", "hint": "36", "key": "1"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_ASCII = str.maketrans({"…": "...", "–": "-", "—": "-", "±": "+/-", "×": "x", "→": "->", "≤": "<=", "≥": ">="})
 
 
 class Out:
@@ -70,12 +68,12 @@ class Out:
         if self.json:
             self.result.update(mapping)
             return
-        lines = [(key, _cell(value)) for key, value in _flat(mapping)]
+        lines = [(key, cell(value)) for key, value in flat(mapping)]
         if self.on_terminal:
             width = max((len(k) for k, _ in lines), default=0) if self.width >= NARROW else 0
-            self._stdout("".join(f"{self._style(f'{k:<{width}}', 'key')}  {_short(v)}\n" for k, v in lines))
+            self._stdout("".join(f"{self._style(f'{k:<{width}}', 'key')}  {short(v)}\n" for k, v in lines))
         else:
-            self._stdout("".join(f"{_tsv(k)}\t{_tsv(v)}\n" for k, v in lines))
+            self._stdout("".join(f"{tsv(k)}\t{tsv(v)}\n" for k, v in lines))
 
     def table(self, columns: Sequence[str], rows: Iterable[Iterable[Any]], *, name: str = "rows") -> None:
         """Show rows. In JSON ``result[name]`` is a list of objects with the columns as keys."""
@@ -83,10 +81,10 @@ class Out:
         if self.json:
             self.result[name] = [dict(zip(columns, row, strict=True)) for row in cells]
         elif not self.on_terminal:
-            lines = [columns, *([_cell(v) for v in row] for row in cells)]
-            self._stdout("".join("\t".join(_tsv(v) for v in line) + "\n" for line in lines))
+            lines = [columns, *([cell(v) for v in row] for row in cells)]
+            self._stdout("".join("\t".join(tsv(v) for v in line) + "\n" for line in lines))
         elif self.width < NARROW:
-            blocks = ["".join(f"{c}  {_short(_cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells]
+            blocks = ["".join(f"{c}  {short(cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells]
             self._stdout("\n".join(blocks))
         else:
             self._rich_table(columns, cells)
@@ -94,7 +92,7 @@ class Out:
     def line(self, text: str) -> None:
         """Write one line of text; nothing with ``--json``."""
         if not self.json:
-            self._stdout(_printable_line(text) + "\n")
+            self._stdout(one_line(text) + "\n")
 
     def data(self, **values: Any) -> None:
         """Add to ``result`` of the JSON document without showing anything as text."""
@@ -105,7 +103,7 @@ class Out:
     def note(self, text: str) -> None:
         """Tell what goes on; not with ``--quiet``."""
         if not self.quiet:
-            self._stderr(_printable_line(text) + "\n")
+            self._stderr(one_line(text) + "\n")
 
     def detail(self, text: str) -> None:
         """Tell more with ``--verbose``."""
@@ -128,7 +126,7 @@ class Out:
 
     def trace(self, text: str) -> None:
         """Write a traceback, line by line."""
-        self._stderr("".join(_printable_line(line) + "\n" for line in text.splitlines()))
+        self._stderr("".join(one_line(line) + "\n" for line in text.splitlines()))
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
@@ -205,7 +203,7 @@ class Out:
             numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
             grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            grid.add_row(*(Text(_short(_cell(v))) for v in row))
+            grid.add_row(*(Text(short(cell(v))) for v in row))
         color = self.use_color(sys.stdout)
         console = Console(file=sys.stdout, width=self.width, color_system="auto" if color else None,
                           no_color=not color, force_terminal=True if color else None)  # fmt: skip
@@ -213,11 +211,11 @@ class Out:
 
     def _stdout(self, text: str) -> None:
         with _writing():
-            sys.stdout.write(_encodable(text, sys.stdout))
+            sys.stdout.write(encodable(text, sys.stdout))
 
     def _stderr(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed stderr stops nothing
-            sys.stderr.write(_encodable(text, sys.stderr))
+            sys.stderr.write(encodable(text, sys.stderr))
             sys.stderr.flush()
 
 
@@ -280,33 +278,6 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def to_json(value: Any) -> tuple[Any, list[str]]:
-    """Return a value as JSON knows it, and the JSON pointers of the NaN and infinite numbers that became null."""
-    nonfinite: list[str] = []
-    return _plain(value, "", nonfinite), nonfinite
-
-
-def _plain(value: Any, where: str, nonfinite: list[str]) -> Any:
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays, without importing NumPy
-        value = value.tolist()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            nonfinite.append(where)
-            return None
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, f"{where}/{_pointer(k)}", nonfinite) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, f"{where}/{i}", nonfinite) for i, v in enumerate(value)]
-    return str(value)
-
-
-def _pointer(key: object) -> str:
-    return str(key).replace("~", "~0").replace("/", "~1")
-
-
 def _set_switch(ctx: Any, param: Any, value: bool | None) -> None:
     if value:
         setattr(_current, param.name, True)
@@ -328,53 +299,5 @@ def _set_color(ctx: Any, param: Any, value: str | None) -> None:
     _current.color = value
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in mapping.items():
-        name = f"{prefix}{printable(key)}"
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _cell(value: Any) -> Any:
-    """A value as text, or a float as itself: how many digits it gets depends on where it goes."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if value is None or value == {}:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return value
-    if isinstance(value, Mapping):
-        return ", ".join(f"{printable(k)}={_short(_cell(v))}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(str(_short(_cell(v))) for v in value) or "-"
-    return printable(value, CELL_LIMIT)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _tsv(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value).replace("\t", "\\t")
-
-
-def _printable_line(text: str) -> str:
-    return printable(text, CELL_LIMIT)
-
-
 def _dumb() -> bool:
     return os.environ.get("TERM", "") in ("", "dumb", "unknown")
-
-
-def _encodable(text: str, stream: TextIO) -> str:
-    """The text with what the stream cannot encode replaced by plain ASCII."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-        return text
-    except UnicodeEncodeError:
-        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
