@@ -128,8 +128,8 @@ class _Session:
             if hasattr(self.algo, "close"):
                 self.algo.close()
         status = "finished" if outcome.exit_code == 0 else "interrupted"
-        inside = {k: f"checkpoints/{k}.pt" for k in ("best", "last") if k in outcome.result}
-        self.run.status(status, outcome.exit_code, **{**outcome.result, **inside})
+        inside = {name: f"checkpoints/{name}.pt" for name in ("best", "last") if name in outcome.result}
+        self.run.status(status, outcome.exit_code, **(outcome.result | inside))
         return outcome
 
     def _prepare(self) -> None:
@@ -214,8 +214,8 @@ class _Session:
             )
             found.append(self.evaluation)
             if resolved["log.video"]:
-                found.append(VideoRecordingCallback(self.run.path / "videos", resolved["eval.eval_freq"],
-                                                    resolved["log.video"], verbose=verbose))  # fmt: skip
+                freq = resolved["eval.eval_freq"] or resolved["run.steps"]
+                found.append(VideoRecordingCallback(self.run.path / "videos", freq, resolved["log.video"], verbose))
         saver = CheckpointCallback(resolved["checkpoint.save_freq"], self.run.checkpoints, verbose=False,
                                    keep_last=resolved["checkpoint.keep_last"])  # fmt: skip
         found.append(saver)
@@ -351,7 +351,7 @@ class _Session:
 
 def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:
     """Say which keyword the constructor of a user's class does not take."""
-    parameters = inspect.signature(cls).parameters
+    parameters = inspect.signature(cls.__init__).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     missing = [name for name in given if name not in parameters]

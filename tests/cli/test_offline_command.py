@@ -1,0 +1,236 @@
+"""``rlox offline``: registered algorithms, classes of the user's, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cli_run import refused, run, spawn
+from train_runs import OFFLINE, parameters, read, rows, the_run
+
+BC = {
+    "--seed": 1, "--batch-size": 8, "--learning-rate": 1e-2, "--net-arch": "[8, 8]", "--activation": "tanh",
+    "--layer-norm": None, "--dropout": 0.3, "--optimizer": "sgd", "--weight-decay": 0.5, "--normalize-obs": None,
+    "--keys": "obs=next_observations", "--action-low": None,
+}  # fmt: skip
+CQL = {
+    "--actor-learning-rate": 1e-2, "--gamma": 0.5, "--tau": 0.5, "--cql-alpha": 0.5, "--n-actions": 3, "--ent-coef": 0.5,
+    "--target-entropy": -5, "--n-critics": 3,
+}  # fmt: skip
+OWN_TESTS = {
+    "--dataset": "test_dataset", "--env": "test_env_", "--env-kwarg": "test_env_kwarg", "--steps": "test_steps",
+    "--action-high": "test_this_option", "--storage": "test_storage", "--max-memory": "test_max_memory",
+}  # fmt: skip
+MINE = '''
+"""A user's algorithm."""
+import torch
+from torch import nn
+from rlox.offline.base import OfflineAlgorithm
+
+
+class Mine(OfflineAlgorithm):
+    """Regress onto the actions."""
+
+    def __init__(self, dataset, **kwargs):
+        super().__init__(dataset, **kwargs)
+        self.actor = nn.Sequential(nn.Linear(self.obs_dim, 8), nn.Tanh(), nn.Linear(8, self.act_dim), nn.Tanh())
+        self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=1e-2)
+
+    def _update(self, batch):
+        loss = (self.actor(batch["obs"]) - batch["actions"]).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss}
+
+
+class Strict(Mine):
+    def __init__(self, dataset, batch_size=256):
+        super().__init__(dataset, batch_size=batch_size)
+
+
+class NoAlgorithm:
+    pass
+'''
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A small dataset of OwnWalk-v0 by the random policy."""
+    from own_envs import Walk
+
+    from rlox.cli.main import main
+
+    assert Walk is not None
+    path = tmp_path_factory.mktemp("data") / "walk.h5"
+    argv = ["dataset", "collect", "--env", "OwnWalk-v0", "--policy", "random", "--steps", "300", "-o", str(path)]
+    assert main(argv) == 0
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLOX_RUNS_DIR", raising=False)
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    """The parameters that each algorithm has after the tiny training."""
+    from rlox.cli.main import main
+
+    found = {}
+    for name in ("bc", "cql"):
+        folder = tmp_path_factory.mktemp(name)
+        argv = ["offline", name, "--dataset", data, "--env", "none", *OFFLINE, "--runs-dir", folder, "--no-link"]
+        assert main([str(a) for a in argv]) == 0
+        found[name] = parameters(the_run(folder) / "checkpoints" / "last.pt")
+    return found
+
+
+def offline(capsys, data, *argv, algo="bc"):
+    return run(capsys, "offline", algo, "--dataset", data, *OFFLINE, *argv)
+
+
+def test_every_option_in_the_help_has_a_test(capsys):
+    shown = {
+        name: set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run(capsys, *argv, "--help").out, re.MULTILINE))
+        for name, argv in {"sac": ("train", "sac"), "bc": ("offline", "bc"), "cql": ("offline", "cql")}.items()
+    }
+    assert shown["bc"] - shown["sac"] - set(BC) - set(OWN_TESTS) == set()
+    assert shown["cql"] - shown["bc"] == set(CQL)
+    for name in OWN_TESTS.values():
+        assert any(test.startswith(name) for test in globals()), name
+
+
+@pytest.mark.parametrize(("algo", "flag"), [*(("bc", f) for f in BC), *(("cql", f) for f in CQL)])
+def test_this_option_changes_the_trained_parameters(capsys, data, plain, algo, flag):
+    value = (BC if algo == "bc" else CQL)[flag]
+    argv = ("--action-low", -5, "--action-high", 5) if flag == "--action-low" else (flag, *([] if value is None else [value]))
+    ran = offline(capsys, data, "--env", "none", *argv, algo=algo)
+    assert ran.code == 0, ran.err
+    assert parameters(the_run() / "checkpoints" / "last.pt") != plain[algo]
+
+
+def test_dataset_and_algorithm_name_the_run_and_the_data_is_recorded(capsys, data):
+    ran = offline(capsys, data, "--json")
+    assert ran.code == 0
+    path = the_run()
+    assert path.parent == Path("runs/bc/walk")
+    assert (ran.json["schema"], ran.json["result"]["step"]) == ("rlox.offline/1", 30)
+    meta = read(path / "meta.json")
+    assert re.fullmatch("[0-9a-f]{64}", meta["dataset"]["sha256"])
+    assert read(path / "status.json")["status"] == "finished"
+
+
+def test_steps_are_gradient_steps(capsys, data):
+    result = offline(capsys, data, "--steps", 12, "--json").json["result"]
+    assert (result["step"], result["n_updates"]) == (12, 12)
+
+
+def test_env_of_the_dataset_is_used_and_said(capsys, data):
+    ran = offline(capsys, data)
+    assert "evaluating in OwnWalk-v0, which the dataset names" in ran.err
+    assert [r["step"] for r in rows(the_run(), "eval")] == [30]
+    assert "return_mean" in ran.out
+
+
+def test_env_none_gives_a_run_without_evaluation_whose_best_is_the_last(capsys, data):
+    ran = offline(capsys, data, "--env", "none")
+    assert ran.code == 0
+    assert rows(the_run(), "eval") == [] and "return_mean" not in ran.out
+    kept = the_run() / "checkpoints"
+    assert (kept / "best.pt").read_bytes() == (kept / "last.pt").read_bytes()
+    assert read(the_run() / "meta.json")["best_by"] == "none"
+    assert "rlox eval checkpoints/best.pt --env ID" in ran.err
+
+
+def test_env_that_is_typed_wins_over_the_one_of_the_dataset(capsys, data):
+    ran = offline(capsys, data, "--env", "own_envs:Walk")
+    assert ran.code == 0
+    assert "rlox eval checkpoints/best.pt --env own_envs:Walk" in ran.err
+    assert run(capsys, "eval", "checkpoints/best.pt", "--env", "own_envs:Walk", "--episodes", 1).code == 0
+
+
+def test_env_kwarg_changes_the_evaluation(capsys, data):
+    returns = {
+        offline(capsys, data, "--json", *argv).json["result"]["return_mean"]
+        for argv in ([], ["--env-kwarg", "goal=9.0"], ["--env", "OwnWalk-v0", "--env-kwarg", "goal=7.0"],
+                     ["--eval-env-kwarg", "goal=5.0"])
+    }  # fmt: skip
+    assert len(returns) == 4
+
+
+def test_storage_says_how_the_file_is_read(capsys, data, plain):
+    assert offline(capsys, data, "--storage", "ram", "--env", "none").code == 0
+    assert parameters(the_run() / "checkpoints" / "last.pt") == plain["bc"]
+    ran = offline(capsys, data, "--storage", "disk")
+    refused(ran, 2, "storage is 'disk'", "auto, ram, mmap")
+
+
+def test_max_memory_refuses_a_larger_dataset(capsys, data):
+    refused(offline(capsys, data, "--max-memory", "1kB", "--storage", "ram"), 2, "1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["bc"], 2, ["--dataset is missing", "rlox offline bc --dataset"]),
+        (["bcc", "--dataset", "DATA"], 2, ["unknown algorithm 'bcc'", "did you mean 'bc'?"]),
+        (["bc", "--dataset", "gone.h5"], 3, ["gone.h5"]),
+        (["bc", "--dataset", "text.h5"], 4, ["text.h5"]),
+        (["bc", "--dataset", "DATA", "--keys", "obs=states"], 4, ["states"]),
+        (["bc", "--dataset", "DATA", "--env", "Pendulum-v1"], 5, ["Pendulum-v1"]),
+        (["bc", "--dataset", "DATA", "--env", "CartPole-v1"], 5, ["Discrete"]),
+        (["bc", "--dataset", "DATA", "--env", "Pendulm-v1"], 3, ["Pendulm-v1"]),
+        (["bc", "--dataset", "DATA", "--batch-size", "1000"], 5, ["1000", "300"]),
+        (["bc", "--dataset", "DATA", "--action-low", "-1"], 2, ["must be given together"]),
+        (["bc", "--dataset", "DATA", "--n-envs", "2"], 2, ["unknown option '--n-envs'"]),
+        (["gone.py:Mine", "--dataset", "DATA"], 3, ["gone.py"]),
+        (["mine.py:Other", "--dataset", "DATA"], 3, ["has no class 'Other'"]),
+        (["mine.py:NoAlgorithm", "--dataset", "DATA"], 2, ["no subclass of rlox.offline.base.OfflineAlgorithm"]),
+        (["mine.py:Strict", "--dataset", "DATA"], 2, ["Strict does not take", "**kwargs"]),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
+def test_a_bad_input_is_refused_and_leaves_no_run(capsys, data, argv, code, words):
+    Path("mine.py").write_text(MINE)
+    Path("text.h5").write_text("observations\n")
+    ran = run(capsys, "offline", *(data if a == "DATA" else a for a in argv))
+    assert ran.code == code, ran.err
+    tail = ran.err[ran.err.index("error:") :]
+    assert "Traceback" not in ran.err and len(tail.splitlines()) <= 6
+    for word in words:
+        assert word in tail
+    assert list(Path().rglob("status.json")) == [] and "checkpoints" not in os.listdir()
+
+
+def test_a_class_of_the_users_gets_the_same_command(capsys, data):
+    Path("mine.py").write_text(MINE)
+    shown = run(capsys, "offline", "mine.py:Mine", "--help").out
+    assert "Regress onto the actions" in shown and "--batch-size" in shown and "--eval-freq" in shown
+    ran = run(capsys, "offline", "mine.py:Mine", "--dataset", data, "--steps", 20, "--batch-size", 8, "--eval-freq", 0)
+    assert ran.code == 0, ran.err
+    assert the_run().parent == Path("runs/mine.py-Mine/walk")
+    assert "rlox eval checkpoints/best.pt --algo mine.py:Mine" in ran.err
+    assert run(capsys, "eval", "checkpoints/best.pt", "--algo", "mine.py:Mine", "--episodes", 1).code == 0
+    refused(run(capsys, "eval", "checkpoints/best.pt"), 5, "mine.py:Mine")
+
+
+def test_listing_names_the_algorithms(capsys):
+    assert "bc\tBehaviour cloning" in run(capsys, "offline", "--list").out
+    names = [row["algorithm"] for row in run(capsys, "offline", "--list", "--json").json["result"]["algorithms"]]
+    assert names[:2] == ["bc", "cql"]
+    assert "sac" in run(capsys, "train", "--list").out and "Pendulum-v1" in run(capsys, "train", "--list").out
+
+
+def test_the_whole_command_in_a_process_of_its_own(tmp_path):
+    made = spawn("dataset", "collect", "--env", "Pendulum-v1", "--policy", "random", "--steps", 300, "-o", "p.h5",
+                 cwd=tmp_path)  # fmt: skip
+    assert made.code == 0, made.err
+    ran = spawn("offline", "cql", "--dataset", "p.h5", "--env", "Pendulum-v1", *OFFLINE, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert "run: runs/cql/p/" in ran.err.splitlines()[0]
+    assert spawn("eval", "checkpoints/best.pt", "--episodes", 1, cwd=tmp_path).code == 0
