@@ -36,10 +36,14 @@ class AlgorithmGroup(Group):
     def __init__(self, kind: Kind, **attrs: Any) -> None:
         self.kind = kind
         summaries = {name: get_algorithm(name).summary for name in algorithm_names(kind)}
-        commands = {name: (summary, lambda name=name: algorithm_command(name, kind)) for name, summary in summaries.items()}
+        commands = {
+            name: (summary, lambda name=name: algorithm_command(name, kind)) for name, summary in summaries.items()
+        }
         lister = Flag("list", "--list", help="List the algorithms and what they have presets for, and exit", switch=True,
                       expose=False, callback=self._list)  # fmt: skip
-        super().__init__("train" if kind == "online" else "offline", commands, noun="algorithm", params=[lister], **attrs)
+        super().__init__(
+            "train" if kind == "online" else "offline", commands, noun="algorithm", params=[lister], **attrs
+        )
 
     def find(self, ctx: Any, name: str) -> Any:
         """Return the command of an algorithm."""
@@ -238,9 +242,11 @@ def _check_spellings(params: Iterable[Flag], name: str) -> None:
 def _examples(group: str, name: str) -> str:
     subject = "--env Pendulum-v1" if group == "train" else "--dataset data.h5"
     steps = "--steps 50000 --seed 1" if group == "train" else "--env Pendulum-v1 --steps 20000"
-    return "\n".join((
-        "Examples:",
-        f"  rlox {group} {name} {subject}",
-        f"  rlox {group} {name} {subject} {steps}",
-        f"  rlox {group} {name} {subject} --preset smoke --dry-run",
-    ))
+    return "\n".join(
+        (
+            "Examples:",
+            f"  rlox {group} {name} {subject}",
+            f"  rlox {group} {name} {subject} {steps}",
+            f"  rlox {group} {name} {subject} --preset smoke --dry-run",
+        )
+    )

@@ -146,7 +146,9 @@ class _Session:
     def _describe(self) -> None:
         target, launch = self.plan.target, self.launch
         command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
-        self.run.write_text("config.toml", self.resolved.to_toml((command, f"preset: {self.resolved.preset or 'none'}")))
+        self.run.write_text(
+            "config.toml", self.resolved.to_toml((command, f"preset: {self.resolved.preset or 'none'}"))
+        )
         commit, diff = code()
         if diff:
             self.run.write_text("code.diff", diff)
@@ -338,7 +340,13 @@ class _Session:
             code = 130
         else:
             code = int(getattr(error, "exit_code", 1))
-        status = "diverged" if isinstance(error, DivergedError) else "failed" if isinstance(error, Exception) else "interrupted"
+        status = (
+            "diverged"
+            if isinstance(error, DivergedError)
+            else "failed"
+            if isinstance(error, Exception)
+            else "interrupted"
+        )
         with contextlib.suppress(RloxError):  # what is raised matters more than that the disk is full
             self.run.status(status, code, reason=f"{type(error).__name__}: {error}", run=shortest(self.run.path))
         if isinstance(error, RloxError):

@@ -108,7 +108,11 @@ def test_every_option_in_the_help_has_a_test(capsys):
 @pytest.mark.parametrize(("algo", "flag"), [*(("bc", f) for f in BC), *(("cql", f) for f in CQL)])
 def test_this_option_changes_the_trained_parameters(capsys, data, plain, algo, flag):
     value = (BC if algo == "bc" else CQL)[flag]
-    argv = ("--action-low", -5, "--action-high", 5) if flag == "--action-low" else (flag, *([] if value is None else [value]))
+    argv = (
+        ("--action-low", -5, "--action-high", 5)
+        if flag == "--action-low"
+        else (flag, *([] if value is None else [value]))
+    )
     ran = offline(capsys, data, "--env", "none", *argv, algo=algo)
     assert ran.code == 0, ran.err
     assert parameters(the_run() / "checkpoints" / "last.pt") != plain[algo]

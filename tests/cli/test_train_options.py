@@ -45,8 +45,9 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """The parameters after the tiny training, without any further option."""
-    from rlox.cli.main import main
     from train_runs import TINY
+
+    from rlox.cli.main import main
 
     folder = tmp_path_factory.mktemp("plain")
     argv = ["train", "sac", "--env", "own_envs:Walk", *TINY, "--runs-dir", folder, "--no-link"]
@@ -84,7 +85,9 @@ def test_the_same_command_trains_the_same_parameters(capsys, plain):
                         ("--n-eval-episodes", "eval.eval_episodes")],
 )  # fmt: skip
 def test_a_second_spelling_means_the_same(capsys, alias, flag):
-    shown = run(capsys, "train", "sac", "--env", "own_envs:Walk", alias, 777, "--dry-run", "--json").json["result"]["rows"]
+    shown = run(capsys, "train", "sac", "--env", "own_envs:Walk", alias, 777, "--dry-run", "--json").json["result"][
+        "rows"
+    ]
     assert next(float(r["value"]) for r in shown if r["key"] == flag) == 777
 
 
@@ -154,7 +157,9 @@ def test_name_and_tags_are_kept(capsys):
 
 
 def test_import_registers_environments_of_the_users_own(capsys, monkeypatch):
-    Path("lonely_envs.py").write_text("import gymnasium as gym\ngym.register('Lonely-v0', entry_point='own_envs:Walk')\n")
+    Path("lonely_envs.py").write_text(
+        "import gymnasium as gym\ngym.register('Lonely-v0', entry_point='own_envs:Walk')\n"
+    )
     refused(train(capsys, env="Lonely-v0"), 3, "Lonely-v0")
     ran = train(capsys, "--import", "lonely_envs", env="Lonely-v0")
     assert ran.code == 0, ran.err
@@ -242,7 +247,9 @@ def test_tensorboard_writes_events_unless_it_is_off(capsys):
 def test_wandb_starts_a_run_in_the_project(capsys, monkeypatch):
     seen = []
     fake = types.SimpleNamespace(
-        init=lambda **kwargs: seen.append(kwargs) or types.SimpleNamespace(id="1", log=lambda *a, **k: None, finish=lambda: None)
+        init=lambda **kwargs: (
+            seen.append(kwargs) or types.SimpleNamespace(id="1", log=lambda *a, **k: None, finish=lambda: None)
+        )
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     assert train(capsys, "--wandb", "--wandb-project", "mine").code == 0

@@ -91,7 +91,9 @@ def test_code_named_in_a_file_is_never_run(capsys):
     refused(run(capsys, "train", "sac", "--config", "evil.toml"), 2, "evil.toml:2", "--env evil.py:Env")
     typed = "g=__import__('os').system('touch canary')"
     ran = run(capsys, "train", "sac", "--env", "Pendulum-v1", "--env-kwarg", typed, "--dry-run", "--json")
-    assert {"key": "run.env_kwarg.g", "value": typed.removeprefix("g="), "origin": "flag --env-kwarg"} in ran.json["result"]["rows"]
+    assert {"key": "run.env_kwarg.g", "value": typed.removeprefix("g="), "origin": "flag --env-kwarg"} in ran.json[
+        "result"
+    ]["rows"]
     assert not Path("canary").exists()
 
 
@@ -189,9 +191,7 @@ def test_a_constructor_that_fails_leaves_nothing(capsys, monkeypatch):
     assert list(Path().rglob("*.json")) == []
 
 
-@pytest.mark.parametrize(
-    ("signal", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 143)]
-)
+@pytest.mark.parametrize(("signal", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 143)])
 def test_a_signal_ends_the_run_after_a_checkpoint(capsys, signal, code):
     ran = train(capsys, "--env-kwarg", f"signal={signal}", env="own_envs:Signalling")
     assert ran.code == code, ran.err
