@@ -83,11 +83,12 @@ class Out:
         elif not self.on_terminal:
             lines = [columns, *([cell(v) for v in row] for row in cells)]
             self._stdout("".join("\t".join(tsv(v) for v in line) + "\n" for line in lines))
-        elif self.width < NARROW:
-            blocks = ["".join(f"{c}  {short(cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells]
+        elif self.width < NARROW or not self._rich_table(columns, cells):
+            pad = max(map(len, columns)) if self.width >= NARROW else 0
+            blocks = [
+                "".join(f"{c:<{pad}}  {short(cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells
+            ]
             self._stdout("\n".join(blocks))
-        else:
-            self._rich_table(columns, cells)
 
     def line(self, text: str) -> None:
         """Write one line of text; nothing with ``--json``."""
@@ -192,22 +193,31 @@ class Out:
     def _style(self, text: str, style: str, stream: TextIO | None = None) -> str:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.use_color(stream or sys.stdout) else text
 
-    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> None:
+    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> bool:
+        """Draw a table with whole numbers and names; False, and nothing drawn, where the terminal is too narrow."""
+        numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
+        shown = [[short(cell(value)) for value in row] for row in rows]
+        widths = [
+            max(len(column), *(len(row[i]) if numeric[i] else min(len(row[i]), 16) for row in shown), 0)
+            for i, column in enumerate(columns)
+        ]
+        if sum(widths) + 3 * len(widths) + 1 > self.width:
+            return False
         from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         grid = Table(box=box.ROUNDED)
-        for i, column in enumerate(columns):
-            numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
-            grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            grid.add_row(*(Text(short(cell(v))) for v in row))
+        for column, number, width in zip(columns, numeric, widths, strict=True):
+            grid.add_column(Text(column), justify="right" if number else "left", overflow="fold", min_width=width)
+        for row in shown:
+            grid.add_row(*map(Text, row))
         color = self.use_color(sys.stdout)
         console = Console(file=sys.stdout, width=self.width, color_system="auto" if color else None,
                           no_color=not color, force_terminal=True if color else None)  # fmt: skip
         console.print(grid)
+        return True
 
     def _stdout(self, text: str) -> None:
         with _writing():

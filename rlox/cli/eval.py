@@ -26,6 +26,9 @@ Examples:
   rlox eval checkpoints/best.pt --episodes 100 --min-return -200
   rlox eval checkpoints/step_*.pt --json
 """
+# What a table of several checkpoints shows; JSON has the rest too.
+_COLUMNS = ("checkpoint", "env", "step", "return_mean", "return_std", "return_low", "return_high", "length_mean",
+            "n_episodes", "seed", "video")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,8 @@ def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: A
     if len(rows) == 1:
         out.record(rows[0])
     else:
-        out.table(list(rows[0]), [list(row.values()) for row in rows], name="checkpoints")
+        columns = list(rows[0]) if out.json else [name for name in rows[0] if name in _COLUMNS]
+        out.table(columns, [[row[name] for name in columns] for row in rows], name="checkpoints")
     if options.min_return is not None:
         below = [row for row in rows if not row["return_mean"] >= options.min_return]  # NaN is below everything
         if below:

@@ -78,6 +78,16 @@ def test_a_table_on_a_terminal_has_a_frame_and_aligned_numbers(terminal):
     assert "b[red]" in lines[4] and lines[3].index("1.5") > lines[4].index("-100.25")
 
 
+def test_a_table_breaks_no_number_and_is_stacked_where_it_does_not_fit(terminal):
+    names = [f"return_number_{i}" for i in range(4)]
+    stream = terminal(columns="100")
+    Out().table(["path", *names], [["a/" * 40, *[-1234.5] * 4]])
+    assert "╭" in stream.getvalue() and stream.getvalue().count("-1234.5") == 4
+    stream = terminal(columns="70")
+    Out().table(["path", *names], [["a/" * 40, *[-1234.5] * 4]])
+    assert "╭" not in stream.getvalue() and stream.getvalue().startswith("path             a/a/")
+
+
 @pytest.mark.parametrize("columns", ["0", "1", "40", "59"])
 def test_a_narrow_terminal_gets_stacked_lines(terminal, columns):
     stream = terminal(columns)
