@@ -211,6 +211,7 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
             previous = phases.switch("log")
             loggers.on_train_step(algo.step, rate.log_metrics(algo))
             phases.switch(previous)
+    loggers.finish(algo.step, rate.log_metrics(algo))
     if interrupt.signal is not None:
         return "interrupted"
     return "stopped" if stop else "finished"

@@ -84,6 +84,7 @@ class LoggerList:
         self.loggers: list[LoggerCallback] = []
         self._train: dict[int, Period] = {}
         self._rollout: dict[int, Period] = {}
+        self._rows: dict[int, int] = {}  # the step of the newest row that each logger had
         self._off: set[int] = set()
         self._last = {"train": 0, "rollout": 0}
         self.next_due: int = NEVER
@@ -135,8 +136,17 @@ class LoggerList:
         if step < self.next_due and step >= self._last["train"]:
             return
         self._last["train"] = step
-        self._each(lambda logger: logger.on_train_step(step, metrics), self._train, step)
+        self._each(lambda logger: self._log_row(logger, step, metrics), self._train, step)
         self._find_due()
+
+    def finish(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Give the last metrics of a training to every logger that has not had those of this step."""
+        self._each(lambda logger: self._log_row(logger, step, metrics))
+
+    def _log_row(self, logger: LoggerCallback, step: int, metrics: Mapping[str, Any]) -> None:
+        if self._rows.get(id(logger)) != step:
+            self._rows[id(logger)] = step
+            logger.on_train_step(step, metrics)
 
     def on_rollout_end(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Give a rollout's metrics to every logger that wants them, at most once per interval of it."""

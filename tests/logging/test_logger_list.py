@@ -228,3 +228,19 @@ def test_periods_are_checked():
     assert check_period(np.int64(3), "eval_freq") == 3
     with pytest.raises(ConfigError, match="eval_freq is -1, must be at least 0"):
         check_period(-1, "eval_freq")
+
+
+def test_finish_gives_the_last_row_once_to_loggers_that_have_not_had_it():
+    rows = {"a": [], "b": []}
+
+    class Keeps(LoggerCallback):
+        def __init__(self, name, log_interval):
+            self.name, self.log_interval = name, log_interval
+
+        def on_train_step(self, step, metrics):
+            rows[self.name].append(step)
+
+    loggers = LoggerList([Keeps("a", 10), Keeps("b", 100)])
+    loggers.on_train_step(10, {})
+    loggers.finish(10, {})
+    assert rows == {"a": [10], "b": [10]}
