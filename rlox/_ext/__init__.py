@@ -10,4 +10,4 @@ try:
     from . import store as store
 # A module built for another NumPy or Python raises ValueError, RuntimeError or AttributeError, not ImportError.
 except (ImportError, ValueError, RuntimeError, AttributeError) as error:
-    raise MissingDependencyError(f"the compiled extension rlox._ext cannot be loaded: {error}", hint=_REBUILD) from error
+    raise MissingDependencyError(f"the compiled rlox._ext cannot be loaded: {error}", hint=_REBUILD) from error

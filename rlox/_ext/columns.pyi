@@ -5,7 +5,6 @@ from .layout import Array, Layout
 from .store import Store
 
 class ColumnStore(Store):
-    columns: dict[str, Array]
     def __init__(
         self,
         layout: Layout,

@@ -31,12 +31,13 @@ cdef class ColumnStore(Store):
     obs, actions, rewards : ndarray
         Contiguous columns of the layout's dtypes; rewards float32. Never written.
     kinds : (n,) uint8 array
-        Bit 0 terminated, bit 1 truncated, above them where the next observation is: 0 the next row, 4 the row's own, 8 in ``next_obs``.
+        Bit 0 terminated, bit 1 truncated; above them where the next observation is: 0 in the next row, 4 in the row
+        itself, 8 in ``next_obs``.
     next_obs : ndarray, optional
         A stored column of next observations.
     """
 
-    cdef readonly object columns
+    cdef tuple held  # keeps what the pointers below point at
     cdef const uint8_t* obs
     cdef const uint8_t* next_obs
     cdef const uint8_t* actions
@@ -62,7 +63,7 @@ cdef class ColumnStore(Store):
             if array.shape != (self.n, *shape):
                 raise ValueError(f"{name} has shape {array.shape}, must be {(self.n, *shape)}")
         self.check_kinds(kinds, next_obs is not None)
-        self.columns = {name: spec[0] for name, spec in specs.items()}
+        self.held = (obs, actions, rewards, kinds, next_obs)
         self.obs = <const uint8_t*>cnp.PyArray_DATA(obs)
         self.next_obs = NULL
         if next_obs is not None:

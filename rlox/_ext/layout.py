@@ -27,8 +27,8 @@ _NARROW_LIMIT = 2**29 - 1  # rows that the 32-bit tail word can number: 3 bits a
 class Layout:
     """The bytes of one row: ``[obs | action | reward f4 | tail word]``, each part on 4 bytes.
 
-    The tail word holds terminated (bit 0), truncated (bit 1), whether the next observation is in the side table (bit 2),
-    and above them its row or slot number. It has 32 bits, or 64 in a store of half a billion rows and more.
+    The tail word holds terminated (bit 0), truncated (bit 1), whether the next observation is in the side table
+    (bit 2), and above them its row or slot number. It has 32 bits, or 64 in a store of half a billion rows and more.
     """
 
     obs_shape: tuple[int, ...]
@@ -76,7 +76,7 @@ class Layout:
         return 1 << max(0, (self.capacity - 1) // 16).bit_length()
 
     def first_chunks(self, n_envs: int) -> int:
-        """Return how many chunks are allocated at the start: a sixteenth of the capacity and one slot per environment."""
+        """Return how many chunks there are at first: a sixteenth of the capacity and a slot per environment."""
         slots = min(self.capacity, -(-self.capacity // 16) + n_envs)
         return -(-slots // self.chunk_slots)
 
@@ -92,12 +92,13 @@ class Layout:
         """Return every byte that a store of this layout allocates at its start."""
         rows = self.capacity * self.row_bytes + ALIGNMENT
         chunks = sum(self.chunk_bytes(i) + ALIGNMENT for i in range(self.first_chunks(n_envs)))
-        return rows + chunks + 8 * self.most_chunks + 16 * n_envs  # chunk addresses; number and newest row of each environment
+        # Chunk addresses; number and newest row of each environment.
+        return rows + chunks + 8 * self.most_chunks + 16 * n_envs
 
     def check(self) -> Layout:
         """Return self, or raise ConfigError when a part is empty or the bytes do not fit 63 bits."""
         if self.obs_bytes < 1 or self.act_bytes < 1:
-            raise ConfigError(f"an observation of shape {self.obs_shape} with an action of shape {self.act_shape} is empty")
+            raise ConfigError(f"observations of shape {self.obs_shape} or actions of shape {self.act_shape} are empty")
         if self.capacity * (self.row_bytes + self.slot_bytes) >= 2**62:
             raise ConfigError(
                 f"capacity is {self.capacity}, with {self.row_bytes} bytes a row that is more than can be addressed",
@@ -179,7 +180,7 @@ def many_rows(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, 
     """Return ``n`` (−1: any number of) rows as ``dtype``, the first axis counting them; each may be flat."""
     array = cast(name, value, dtype)
     size = math.prod(shape)
-    if array.ndim == 0 or (array.shape[1:] not in (shape, (size,)) and not array.size == size * len(array) == len(array)):
+    if array.ndim == 0 or (array.shape[1:] not in (shape, (size,)) and (size > 1 or array.size != len(array))):
         raise ValueError(f"{name} has shape {array.shape}, must be (n, {', '.join(map(str, shape))})")
     if n >= 0 and len(array) != n:
         raise ValueError(f"{name} has {len(array)} rows, obs has {n}")
@@ -207,14 +208,14 @@ def count(name: str, value: Any, least: int = 1) -> int:
 def obs_spec(obs_dim: Any, obs_dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape and dtype of an observation from a size, a shape or a space.
 
-    A space of whole numbers or bools keeps its dtype unless another than float32 is asked for; a float64 one is float32.
+    A space of whole numbers or bools keeps its dtype unless another than float32 is asked for; one of float64 does not.
     """
     try:
         dtype = np.dtype(obs_dtype).newbyteorder("=")
     except TypeError as error:
         raise ConfigError(f"obs_dtype is {obs_dtype!r}, must name a NumPy dtype", param="obs_dtype") from error
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise ConfigError(f"obs_dtype is {dtype}, must be bool, an integer or float16, float32, float64", param="obs_dtype")
+        raise ConfigError(f"obs_dtype is {dtype}, must be bool, an integer or float16, 32 or 64", param="obs_dtype")
     if hasattr(obs_dim, "contains"):
         shape, own = space_shape(obs_dim, "observation")
         return shape, own if dtype == np.float32 and own.kind in "biu" else dtype
@@ -240,7 +241,7 @@ def space_shape(space: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape and dtype of a space of one array, or raise ConfigError."""
     if getattr(space, "shape", None) is None or getattr(space, "dtype", None) is None:
         raise ConfigError(
-            f"the {what} space is {type(space).__name__}, must be one array (Box, Discrete, MultiBinary, MultiDiscrete)",
+            f"the {what} space is {type(space).__name__}, must be of one array (Box, Discrete, MultiBinary …)",
             hint="flatten it to one vector first, as the environments of rlox do",
         )
     dtype = np.dtype(space.dtype)
@@ -249,11 +250,11 @@ def space_shape(space: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return tuple(int(d) for d in space.shape), dtype
 
 
-def saved_number(state: Mapping[str, Any], key: str) -> int:
+def saved_number(state: Mapping[str, Any], key: str, least: int) -> int:
     """Return a number of a saved store, or raise CheckpointError."""
     value = state.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise CheckpointError(f"the saved buffer is damaged: {key!r} is {printable(value)}, must be an integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**62:
+        raise CheckpointError(f"the saved buffer is damaged: {key!r} is {printable(value)}, must be at least {least}")
     return value
 
 
@@ -263,8 +264,8 @@ def saved_array(state: Mapping[str, Any], key: str, dtype: npt.DTypeLike, shape:
         array = np.asarray(state[key])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the saved buffer is damaged: {key!r} is not there or no array") from error
-    fits = array.ndim == len(shape) and all(want is None or want == got for want, got in zip(shape, array.shape, strict=True))
-    if array.dtype != dtype or not fits:
+    wanted = tuple(got if want is None else want for want, got in zip(shape, array.shape, strict=False))
+    if array.dtype != dtype or array.ndim != len(shape) or array.shape != wanted:
         raise CheckpointMismatchError(
             f"the saved buffer's {key!r} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} {shape}"
         )

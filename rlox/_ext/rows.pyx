@@ -63,8 +63,8 @@ cdef class RowStore(Store):
         t.pending = (<uint64_t>-1 if t.wide else <uint64_t>0xFFFFFFFF) >> SHIFT
         t.chunk_shift = layout.chunk_slots.bit_length() - 1
         t.free_slot = -1
-        for _ in range(layout.first_chunks(n_envs)):
-            self.add_chunk()
+        for i in range(layout.first_chunks(n_envs)):
+            self.add_chunk(i)
 
     cdef int64_t length(self) noexcept nogil:
         return min(self.t.total, self.t.capacity)
@@ -92,23 +92,24 @@ cdef class RowStore(Store):
         """Rows whose next observation is not known."""
         return self.t.n_pending
 
-    cdef int add_chunk(self) except -1:
-        chunk = aligned_empty(self.layout.chunk_bytes(len(self.chunks)))
-        self.chunk_table[len(self.chunks)] = chunk.ctypes.data
-        self.chunks.append(chunk)
-        self.t.n_slots = min(len(self.chunks) << self.t.chunk_shift, self.t.capacity)
+    cdef int add_chunk(self, int64_t i) except -1:
+        """Add chunk ``i``, unless another thread did while this one allocated."""
+        chunk = aligned_empty(self.layout.chunk_bytes(i))
+        address = chunk.ctypes.data
+        self.begin_write()
+        if len(self.chunks) == i:
+            self.chunk_table[i] = address
+            self.chunks.append(chunk)
+            self.t.n_slots = min((i + 1) << self.t.chunk_shift, self.t.capacity)
         return 0
 
     cdef int grow(self) except -1:
         """Add a chunk of slots if memory allows, rows that were promised but not yet touched counted as taken."""
-        n = len(self.chunks)
+        i = len(self.chunks)
         untouched = (self.t.capacity - self.length()) * self.t.row_bytes
         what = f"a store of {self.t.capacity} rows with many episode ends"
-        check_memory(self.layout.chunk_bytes(n) + untouched, what, self.hint)
-        if len(self.chunks) == n:  # reading the free memory lets other threads run
-            self.begin_write()
-            self.add_chunk()
-        return 0
+        check_memory(self.layout.chunk_bytes(i) + untouched, what, self.hint)
+        return self.add_chunk(i)
 
     def push(self, obs, action, reward, bint terminated, bint truncated, next_obs, env):
         """Store one transition, oldest first out."""
@@ -132,7 +133,9 @@ cdef class RowStore(Store):
                 return
             self.grow()
 
-    def push_many(self, obs, actions, rewards, terminated, truncated, next_obs=None, envs=None, *, bint open_ends=False):
+    def push_many(
+        self, obs, actions, rewards, terminated, truncated, next_obs=None, envs=None, *, bint open_ends=False
+    ):
         """Store ``k`` transitions in order; ``open_ends`` allows truncated ones without a next observation."""
         cdef int64_t k = cnp.PyArray_DIM(obs, 0) if cnp.PyArray_Check(obs) and cnp.PyArray_NDIM(obs) > 0 else -1
         cdef cnp.ndarray o = self.many(obs, self.obs_num, self.obs_dtype, self.obs_shape, "obs", k)
@@ -156,7 +159,8 @@ cdef class RowStore(Store):
         self.push_arrays(k, o, a, r, d, u, x, e)
 
     cdef int push_arrays(
-        self, int64_t k, cnp.ndarray o, cnp.ndarray a, cnp.ndarray r, cnp.ndarray d, cnp.ndarray u, cnp.ndarray x, cnp.ndarray e
+        self, int64_t k, cnp.ndarray o, cnp.ndarray a, cnp.ndarray r, cnp.ndarray d, cnp.ndarray u,
+        cnp.ndarray x, cnp.ndarray e
     ) except -1:
         cdef const uint8_t* obs = <const uint8_t*>cnp.PyArray_DATA(o)
         cdef const uint8_t* action = <const uint8_t*>cnp.PyArray_DATA(a)
@@ -202,11 +206,11 @@ cdef class RowStore(Store):
         self.begin_read()
         try:
             rows = self.rows[: self.length() * self.t.row_bytes].copy()
-            used = [chunk[: max(0, self.t.touched - (i << self.t.chunk_shift)) * self.t.slot_bytes]
-                    for i, chunk in enumerate(self.chunks)]
+            step = self.layout.chunk_slots
+            slots = [c[: max(0, self.t.touched - i * step) * self.t.slot_bytes] for i, c in enumerate(self.chunks)]
             return {
                 "rows": rows.reshape(-1, self.t.row_bytes),
-                "slots": np.concatenate(used).reshape(-1, self.t.slot_bytes),
+                "slots": np.concatenate(slots).reshape(-1, self.t.slot_bytes),
                 "newest": self.newest.copy(),
                 "total": self.t.total,
                 "free_slot": self.t.free_slot,
@@ -218,11 +222,12 @@ cdef class RowStore(Store):
         """Take over what :meth:`export` returned; CheckpointError, and an empty store, when it contradicts itself."""
         cdef uint8_t[::1] used
         cdef int64_t bad
-        total, free = saved_number(state, "total"), saved_number(state, "free_slot")
+        cdef int64_t total = saved_number(state, "total", 0)
+        cdef int64_t free = saved_number(state, "free_slot", -1)
         rows = saved_array(state, "rows", np.uint8, (min(total, self.t.capacity), self.t.row_bytes))
         slots = saved_array(state, "slots", np.uint8, (None, self.t.slot_bytes))
         newest = saved_array(state, "newest", np.int64, (self.n_envs,))
-        if total < 0 or len(slots) > len(rows) or not -1 <= free < len(slots):
+        if len(slots) > len(rows) or free >= len(slots):
             raise CheckpointError("the saved buffer is damaged: its counters contradict its rows")
         if newest.min() < -1 or newest.max() >= total:
             raise CheckpointError("the saved buffer is damaged: an environment's newest row was never pushed")
@@ -233,12 +238,12 @@ cdef class RowStore(Store):
         self.t.free_slot = -1
         self.newest[:] = -1
         self.rows[: rows.size] = rows.ravel()
-        step = 1 << self.t.chunk_shift
+        step = self.layout.chunk_slots
         for i, chunk in enumerate(self.chunks[: -(-len(slots) // step)]):
             part = slots[i * step : (i + 1) * step]
             chunk[: part.size] = part.ravel()
-        self.t.total, self.t.touched, self.t.free_slot = total, len(slots), free
         used = np.zeros(len(slots) + 1, np.uint8)
+        self.t.total, self.t.touched, self.t.free_slot = total, len(slots), free
         bad = broken_row(&self.t, &used[0])
         if bad != -1 or np.count_nonzero(used) != len(slots):
             self.t.total = self.t.touched = 0

@@ -13,7 +13,8 @@ cdef extern from *:
     #define ROWS_PREFETCH(p) ((void)(p))
     #endif
     #if RLOX_DEBUG_EXT
-    #define ROWS_CHECK(ok) do { if (!(ok)) { fprintf(stderr, "rows.pyx:%d: %s\\n", __LINE__, #ok); abort(); } } while (0)
+    #define ROWS_FAIL(ok) (fprintf(stderr, "%s:%d: %s\\n", __FILE__, __LINE__, #ok), abort())
+    #define ROWS_CHECK(ok) ((ok) ? (void)0 : ROWS_FAIL(ok))
     #else
     #define ROWS_CHECK(ok) ((void)(ok))
     #endif
@@ -65,7 +66,7 @@ cdef inline uint64_t random64(uint64_t key, int64_t position) noexcept nogil:
 
 
 cdef inline void draw_uniform(int64_t* out, int64_t n, uint64_t seed, int64_t limit) noexcept nogil:
-    """OUT out (n,): draw i depends on seed and i alone. """
+    """OUT out (n,): draw i depends on the seed and i alone."""
     cdef uint64_t key = seed_key(seed)
     cdef int64_t i
     for i in range(n):

@@ -1,13 +1,13 @@
 """Seeded draws into batches: the part that rows and columns share.
 
 Cython because a sample is some hundred draws and as many random reads: in NumPy that is call overhead and passes over
-memory. Kernels are ``noexcept nogil`` over C types; ``def`` methods validate, allocate and release the GIL. Readers work
-without the GIL, so they are counted; a writer holds the GIL and waits until there are none.
+memory. Kernels are ``noexcept nogil`` over C types; ``def`` methods validate, allocate and release the GIL. Readers
+work without the GIL, so they are counted; a writer holds the GIL and waits until there are none.
 """
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memmove
 
 from time import sleep
 
@@ -72,7 +72,7 @@ cdef class Store:
 
     def restrict(self, rows):
         """Let :meth:`sample` draw from these rows only; None lifts it."""
-        self.subset_array = None if rows is None else index_array("rows", rows, self.length())
+        self.subset_array = None if rows is None else index_array("rows", rows, self.length()).copy()
         self.subset = self.subset_array
 
     def sample(self, batch_size, seed, out=None, bint every=False):
@@ -105,9 +105,9 @@ cdef class Store:
             self.readers -= 1
         return batch
 
-    def draws(self, n, seed):
-        """Return ``n`` row numbers as :meth:`sample` draws them from all rows, flags and links unseen."""
-        cdef cnp.ndarray out = np.empty(whole("n", n, 0), np.int64)
+    def draws(self, batch_size, seed):
+        """Return the row numbers that :meth:`sample` draws with ``every``."""
+        cdef cnp.ndarray out = np.empty(whole("batch_size", batch_size, 1), np.int64)
         if self.length() == 0:
             self.refuse()
         draw_uniform(<int64_t*>cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out), seed64(seed), self.length())
@@ -124,8 +124,7 @@ cdef class Store:
             index = row_numbers("indices", indices, self.length())
             n = cnp.PyArray_SIZE(index)
             batch = self.outputs(n, out, &b)
-            if cnp.PyArray_DATA(index) != <void*>b.indices:
-                memcpy(b.indices, cnp.PyArray_DATA(index), n * sizeof(int64_t))
+            memmove(b.indices, cnp.PyArray_DATA(index), n * sizeof(int64_t))  # may be out["indices"] itself
             with nogil:
                 self.gather(b.indices, n, b)
         finally:
@@ -186,9 +185,12 @@ cdef cnp.ndarray row_numbers(str name, object value, int64_t limit):
     """Return ``value`` as contiguous int64, each in 0…limit−1; what already is that costs one pass."""
     cdef const int64_t* at
     cdef int64_t i
-    if cnp.PyArray_Check(value) and cnp.PyArray_NDIM(value) == 1 and is_ready(value, cnp.NPY_INT64, (), cnp.PyArray_DIM(value, 0)):
+    cdef int64_t n = -1
+    if cnp.PyArray_Check(value) and cnp.PyArray_NDIM(value) == 1:
+        n = cnp.PyArray_DIM(value, 0)
+    if n >= 0 and is_ready(value, cnp.NPY_INT64, (), n):
         at = <const int64_t*>cnp.PyArray_DATA(value)
-        for i in range(cnp.PyArray_DIM(value, 0)):
+        for i in range(n):
             if not 0 <= at[i] < limit:
                 break
         else:

@@ -107,7 +107,9 @@ cdef inline void link_newest(Table* t, int64_t env, int64_t row, const uint8_t* 
     write_word(t, at, (word & (TERMINATED | TRUNCATED)) | (<uint64_t>row << SHIFT))
 
 
-cdef inline uint64_t store_next(Table* t, int64_t row, int64_t env, uint64_t flags, const uint8_t* next_obs) noexcept nogil:
+cdef inline uint64_t store_next(
+    Table* t, int64_t row, int64_t env, uint64_t flags, const uint8_t* next_obs
+) noexcept nogil:
     """Return the tail word of the row being pushed and note its push as the environment's newest."""
     cdef int64_t slot
     t.newest[env] = t.total
@@ -125,7 +127,8 @@ cdef inline uint64_t store_next(Table* t, int64_t row, int64_t env, uint64_t fla
 
 
 cdef inline bint push_row(
-    Table* t, int64_t env, const uint8_t* obs, const uint8_t* action, float reward, uint64_t flags, const uint8_t* next_obs
+    Table* t, int64_t env, const uint8_t* obs, const uint8_t* action, float reward, uint64_t flags,
+    const uint8_t* next_obs
 ) noexcept nogil:
     """IN obs, action, next_obs (or NULL). Store one transition; False, with nothing changed, when a slot is missing."""
     cdef int64_t row = t.total % t.capacity
@@ -191,7 +194,10 @@ cdef inline void gather_rows(const Table* t, const int64_t* index, int64_t n, Ba
 
 
 cdef inline int64_t broken_row(const Table* t, uint8_t* slot_used) noexcept nogil:
-    """OUT slot_used (touched,). Check what a file says before a kernel trusts it: the first bad row, −2 for a bad list."""
+    """OUT slot_used (touched,), zeros before. Check what a file says before a kernel trusts it.
+
+    Returns −1, or the first bad row, or −2 for a bad list of free slots.
+    """
     cdef int64_t length = min(t.total, t.capacity)
     cdef int64_t row, slot
     cdef uint64_t word

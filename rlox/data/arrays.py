@@ -140,7 +140,7 @@ def _actions(value: object, n: int, act_dim: int | None) -> Array:
         discrete = _rows("actions", array, n, 1, np.dtype(np.int64)).reshape(n)
         if discrete.min() < 0:
             row = int(np.argmax(discrete < 0))
-            raise DatasetError(f"'actions' has the discrete action {discrete[row]}, first in row {row}; must be at least 0")
+            raise DatasetError(f"'actions' has the discrete action {discrete[row]}, first in row {row}; least is 0")
         return discrete
     if array.ndim > 2 and act_dim is None:
         act_dim = math.prod(array.shape[1:])

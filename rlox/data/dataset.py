@@ -152,7 +152,8 @@ class OfflineDatasetBuffer:
     @normalize.setter
     def normalize(self, on: bool) -> None:
         if on and self._views[0].dtype != np.float32:
-            raise ConfigError(f"normalize needs float32 observations, these are {self._views[0].dtype}", param="normalize")
+            dtype = self._views[0].dtype
+            raise ConfigError(f"normalize needs float32 observations, these are {dtype}", param="normalize")
         self._normalize = bool(on)
 
     def sample(
@@ -209,8 +210,6 @@ class OfflineDatasetBuffer:
         """
         length = count("seq_len", seq_len)
         first = self._store.draws(batch_size, seed)
-        if not len(first):
-            raise ValueError("batch_size is 0, must be at least 1")
         episode = np.searchsorted(self.starts, first, side="right") - 1
         rows = first[:, None] + np.arange(length)
         real = rows < (self.starts + self.lengths)[episode][:, None]

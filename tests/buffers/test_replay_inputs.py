@@ -44,7 +44,9 @@ def test_values_that_do_not_fit_are_refused_and_nothing_is_stored(name, value, e
     many = {("actions" if k == "action" else "rewards" if k == "reward" else k): [v] for k, v in GOOD.items()}
     many["actions"] = [[0, 0]]
     with pytest.raises(error):
-        buffer.push_many(**{**many, "actions" if name == "action" else name: [value] if isinstance(value, list) else value})
+        buffer.push_many(
+            **{**many, "actions" if name == "action" else name: [value] if isinstance(value, list) else value}
+        )
     assert len(buffer) == 0
 
 
@@ -147,7 +149,13 @@ def test_numpy_scalars_and_arrays_of_one_value_are_scalars():
 )
 def test_push_many_names_the_column_that_does_not_fit(name, value, text):
     buffer = ReplayBuffer(10, 2, 1, n_envs=3)
-    columns = {"obs": np.zeros((2, 2)), "actions": np.zeros((2, 1)), "rewards": [0, 0], "terminated": [0, 0], "truncated": [0, 0]}
+    columns = {
+        "obs": np.zeros((2, 2)),
+        "actions": np.zeros((2, 1)),
+        "rewards": [0, 0],
+        "terminated": [0, 0],
+        "truncated": [0, 0],
+    }
     with pytest.raises(ValueError, match=text):
         buffer.push_many(**{**columns, "next_obs": np.zeros((2, 2)), name: value})
     assert len(buffer) == 0
@@ -262,9 +270,28 @@ def test_rows_are_whole_while_another_thread_pushes():
 def test_many_threads_pushing_lose_no_row():
     buffer = ReplayBuffer(4000, 2, 1, n_envs=4)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda e: [buffer.push([e, k], [0], k, True, False, [e, k], env=e) for k in range(1000)], range(4)))
+        list(
+            pool.map(lambda e: [buffer.push([e, k], [0], k, True, False, [e, k], env=e) for k in range(1000)], range(4))
+        )
     assert len(buffer) == 4000
     rows = buffer.take(np.arange(4000))
     for env in range(4):
         assert rows["rewards"][rows["obs"][:, 0] == env].tolist() == list(range(1000))
     assert np.array_equal(rows["obs"], rows["next_obs"])
+
+
+def test_another_thread_runs_in_the_middle_of_a_sample():
+    buffer = ReplayBuffer(10, 1, 1)
+    buffer.push([1], [0], 1.0, True, False)
+    out = buffer.sample(1_000_000, 0)
+    rewards, seen = out["rewards"], False
+    with ThreadPoolExecutor(1) as pool:
+        for seed in range(50):
+            rewards[[0, -1]] = np.nan
+            job = pool.submit(buffer.sample, len(rewards), seed, out)
+            while not job.done() and not seen:
+                seen = np.isnan(rewards[-1]) and not np.isnan(rewards[0])
+            job.result()
+            if seen:
+                return
+    raise AssertionError("a sample was never seen half done: it holds the interpreter's lock")

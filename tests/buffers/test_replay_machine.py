@@ -59,5 +59,10 @@ class Ring(RuleBasedStateMachine):
 
 TestRing = Ring.TestCase
 TestRing.settings = settings(
-    max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    max_examples=50,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
 )

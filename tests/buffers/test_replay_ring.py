@@ -9,15 +9,26 @@ from rlox._ext import layout
 from rlox.buffers import ReplayBuffer
 from rlox.errors import ConfigError
 
-DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64"]
+DTYPES = [
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+]
 
 
 def fill(buffer, ring, pushes):
     for *row, env in pushes:
         buffer.push(*row, env=env)
         ring.push(*row, env)
-
-
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 15, 16, 17, 100])
@@ -245,7 +256,7 @@ def test_spaces_give_shape_and_dtype():
     number = ReplayBuffer(3, spaces.Discrete(7), 1)
     number.push(6, [0], 0, True, False)
     assert number.sample(2, 0)["obs"].tolist() == [6, 6]
-    with pytest.raises(ConfigError, match="Dict, must be one array"):
+    with pytest.raises(ConfigError, match="Dict, must be of one array"):
         ReplayBuffer(3, spaces.Dict(a=spaces.Discrete(2)), 1)
     with pytest.raises(ConfigError, match="MultiDiscrete is not supported"):
         ReplayBuffer(3, 2, spaces.MultiDiscrete([2, 3]))
@@ -307,7 +318,10 @@ def test_draws_are_uniform():
     n, size = 1000, 200_000
     buffer = ReplayBuffer(n, 1, 1)
     buffer.push_many(np.zeros((n, 1)), np.zeros((n, 1)), np.zeros(n), np.ones(n), np.zeros(n))
-    for indices in (buffer.sample(size, 0)["indices"], np.concatenate([buffer.sample(10, s)["indices"] for s in range(20_000)])):
+    for indices in (
+        buffer.sample(size, 0)["indices"],
+        np.concatenate([buffer.sample(10, s)["indices"] for s in range(20_000)]),
+    ):
         counts = np.bincount(indices, minlength=n)
         chi2 = ((counts - size / n) ** 2 / (size / n)).sum()
         # Wilson and Hilferty: the cube root of chi²/dof is normal; |z| < 3.9 is p > 1e-4 on both sides
@@ -321,5 +335,8 @@ def test_positions_and_neighbouring_seeds_are_uncorrelated():
     buffer = ReplayBuffer(n, 1, 1)
     buffer.push_many(np.zeros((n, 1)), np.zeros((n, 1)), np.zeros(n), np.ones(n), np.zeros(n))
     draws = np.stack([buffer.sample(64, seed)["indices"] for seed in range(2000)]).astype(float)
-    corr = np.corrcoef(draws[:-1].ravel(), draws[1:].ravel())[0, 1], np.corrcoef(draws[:, :-1].ravel(), draws[:, 1:].ravel())[0, 1]
+    corr = (
+        np.corrcoef(draws[:-1].ravel(), draws[1:].ravel())[0, 1],
+        np.corrcoef(draws[:, :-1].ravel(), draws[:, 1:].ravel())[0, 1],
+    )
     assert max(map(abs, corr)) < 4 / np.sqrt(draws.size)

@@ -8,7 +8,10 @@ from rlox.errors import CheckpointError, CheckpointMismatchError
 
 
 def filled(n, capacity=20, known=0.5, end=0.3, seed=0):
-    buffer, rest = ReplayBuffer(capacity, 2, 1, n_envs=3), list(stream(np.random.default_rng(seed), 200, n_envs=3, known=known, end=end))
+    buffer, rest = (
+        ReplayBuffer(capacity, 2, 1, n_envs=3),
+        list(stream(np.random.default_rng(seed), 200, n_envs=3, known=known, end=end)),
+    )
     for *row, env in rest[:n]:
         buffer.push(*row, env=env)
     return buffer, rest[n:]
@@ -65,7 +68,10 @@ def test_tensors_and_tuples_from_a_file_are_taken():
             return np.array(self.array, dtype)
 
     saved, _ = filled(50)
-    state = {k: Tensor(v) if isinstance(v, np.ndarray) else tuple(v) if isinstance(v, list) else v for k, v in saved.state_dict().items()}
+    state = {
+        k: Tensor(v) if isinstance(v, np.ndarray) else tuple(v) if isinstance(v, list) else v
+        for k, v in saved.state_dict().items()
+    }
     loaded = ReplayBuffer(20, 2, 1, n_envs=3)
     loaded.load_state_dict(state)
     assert np.array_equal(loaded.sample(9, 1)["obs"], saved.sample(9, 1)["obs"])
@@ -110,6 +116,8 @@ def free_list_cycle(state):
         lambda s: s.update(total=-1),
         lambda s: s.update(total=2),
         lambda s: s.update(total=True),
+        lambda s: s.update(total=2**70),
+        lambda s: s.update(free_slot=-(2**70)),
         lambda s: s.update(total="60"),
         lambda s: s.update(rows=s["rows"][:-1]),
         lambda s: s.update(rows=s["rows"].astype(np.int8)),

@@ -19,7 +19,14 @@ NEXT[[3, 6, 9]] = -1 - np.arange(9, dtype=np.float32).reshape(3, 3)
 
 
 def columns(**changes):
-    base = {"obs": OBS, "next_obs": None, "actions": ACTIONS, "rewards": REWARDS, "terminated": TERMINATED, "truncated": TRUNCATED}
+    base = {
+        "obs": OBS,
+        "next_obs": None,
+        "actions": ACTIONS,
+        "rewards": REWARDS,
+        "terminated": TERMINATED,
+        "truncated": TRUNCATED,
+    }
     return {**base, **changes}
 
 
@@ -296,7 +303,10 @@ def spoil(array, *rows, value=np.nan):
     ("changes", "text"),
     [
         ({"obs": spoil(OBS, 4, 7)}, "'obs' has 6 values that are NaN or infinite, first in row 4"),
-        ({"next_obs": spoil(NEXT, 2, value=np.inf)}, "'next_obs' has 3 values that are NaN or infinite, first in row 2"),
+        (
+            {"next_obs": spoil(NEXT, 2, value=np.inf)},
+            "'next_obs' has 3 values that are NaN or infinite, first in row 2",
+        ),
         ({"actions": spoil(ACTIONS, 9)}, "'actions' has 2 values that are NaN or infinite, first in row 9"),
         ({"rewards": spoil(REWARDS, 5)}, "'rewards' has 1 value that is NaN or infinite, first in row 5"),
         ({"obs": spoil(OBS, 5, value=1e300)}, "'obs' holds 1e\\+300, which float32 cannot hold"),

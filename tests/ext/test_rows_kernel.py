@@ -31,7 +31,11 @@ def reference_draws(n, seed, limit):
 
 def random_columns(rng, n, shape, dtype, act_shape=(2,)):
     dtype = np.dtype(dtype)
-    make = (lambda s: rng.standard_normal(s).astype(dtype)) if dtype.kind == "f" else (lambda s: rng.integers(0, 2, s).astype(dtype))
+    make = (
+        (lambda s: rng.standard_normal(s).astype(dtype))
+        if dtype.kind == "f"
+        else (lambda s: rng.integers(0, 2, s).astype(dtype))
+    )
     obs, next_obs = make((n, *shape)), make((n, *shape))
     actions = rng.random((n, *act_shape), np.float32) if act_shape else rng.integers(0, 9, n)
     kind = rng.integers(0, 4, n)
@@ -48,7 +52,13 @@ def store_of(columns, capacity=None):
 
 def assert_batch(batch, columns, index):
     obs, actions, rewards, terminated, truncated, next_obs = columns
-    reference = {"obs": obs, "next_obs": next_obs, "actions": actions, "rewards": rewards, "indices": np.arange(len(obs))}
+    reference = {
+        "obs": obs,
+        "next_obs": next_obs,
+        "actions": actions,
+        "rewards": rewards,
+        "indices": np.arange(len(obs)),
+    }
     reference |= {"terminated": terminated.astype(np.float32), "truncated": truncated.astype(np.float32)}
     for key, column in reference.items():
         assert batch[key].dtype == column.dtype
@@ -176,7 +186,9 @@ def test_parts_of_a_row_do_not_overlap_and_stand_on_four_bytes(dtype, shape):
 
 
 def test_rows_are_as_small_as_the_design_says():
-    rows = [Layout((o,), np.dtype("f4"), (a,), np.dtype("f4"), 10**6).row_bytes for o, a in ((3, 1), (17, 6), (348, 17))]
+    rows = [
+        Layout((o,), np.dtype("f4"), (a,), np.dtype("f4"), 10**6).row_bytes for o, a in ((3, 1), (17, 6), (348, 17))
+    ]
     assert rows == [24, 100, 1468]
     assert Layout((3,), np.dtype("f4"), (1,), np.dtype("f4"), 2**31).row_bytes == 28
 
@@ -196,7 +208,9 @@ def test_memory_starts_on_a_cache_line(nbytes):
     assert array.base.nbytes == nbytes + layouts.ALIGNMENT
 
 
-@pytest.mark.parametrize("error", [ImportError("no module"), ValueError("numpy.dtype size changed"), RuntimeError("ABI")])
+@pytest.mark.parametrize(
+    "error", [ImportError("no module"), ValueError("numpy.dtype size changed"), RuntimeError("ABI")]
+)
 def test_a_missing_or_foreign_extension_says_how_to_build_it(error, monkeypatch):
     real = builtins.__import__
 
