@@ -301,6 +301,10 @@ def _check(resolved: Resolved) -> None:
         seconds(resolved["run.max_time"])
     if resolved["hardware.max_memory"] is not None:
         size_bytes(resolved["hardware.max_memory"])
+    for name, unset in (("patience", 0), ("stop_at", None)):
+        if resolved[f"run.{name}"] != unset and not resolved["eval.eval_freq"]:
+            raise ConfigError(f"{name} is {resolved[f'run.{name}']}, and eval_freq 0 evaluates only at the end",
+                              hint="give `--eval-freq`", param="--eval-freq")  # fmt: skip
     starts, steps = resolved.get("algo.learning_starts"), resolved["run.steps"]
     if starts is not None and starts >= steps:
         raise ConfigError(f"learning_starts is {starts}, must be below steps {steps}", param="--learning-starts",

@@ -105,6 +105,8 @@ def make_plan(target: Target, resolved: Resolved) -> Plan:
     offline_source, notes = _offline_source(resolved, dataset)
     if offline_source is not None:
         check_spaces(target, offline_source)
+    else:
+        _check_without_env(resolved)
     evaluated = None if offline_source is None else _eval_source(resolved, offline_source)
     return Plan(target, resolved, offline_source, evaluated, dataset, PurePath(resolved["run.dataset"]).stem, device,
                 threads, int(dataset.nbytes), notes)  # fmt: skip
@@ -160,6 +162,14 @@ def check_spaces(target: Target, source: EnvSource) -> None:
                          hint=f"use {' or '.join(others)}" if others else None, param="--env")  # fmt: skip
     ObsSpace(observation)
     ActionSpace(action)
+
+
+def _check_without_env(resolved: Resolved) -> None:
+    """Refuse what only an evaluation could do."""
+    for key in ("run.patience", "run.stop_at", "run.env_kwarg", "eval.eval_env_kwarg", "log.video"):
+        o = resolved.schema.options[key]
+        if resolved[key] != o.default:
+            raise ConfigError(f"{o.flag} needs an environment", hint="give `--env`", param=o.flag, value=resolved[key])
 
 
 def check_memory(needed: int, resolved: Resolved, what: str, hint: str) -> int:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import os
 import shlex
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
-from ..config.units import seconds
 from ..errors import ConfigError, DivergedError, RloxError
 from ..files import atomic_write, human_bytes
 from ..seeding import derive
 from .directory import Run, create_run, now, shortest
 from .meta import code, machine
 from .plan import Plan, Target, make_plan
+from .threads import threads
 
 # SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
-EVAL_STREAM, FINAL_STREAM = "eval-callback", "final-evaluation"
+FINAL_STREAM = "final-evaluation"
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,12 @@ class _Session:
         self.plan, self.launch, self.run, self.resolved = plan, launch, run, plan.resolved
         self.since = time.monotonic()
         self.algo: Any = None
-        self.evaluation: Any = None  # the EvalCallback, where there is something to evaluate in
-        self.limits: list[tuple[str, Any]] = []
+        self.equipment: Any = None
 
     def execute(self) -> Outcome:
         """Train and sum up; whatever happens, the status says it."""
         try:
-            with _threads(self.plan.threads):
+            with threads(self.plan.threads):
                 self._prepare()
                 self.run.status("running", started=now(), pid=os.getpid())
                 self.algo.train(self.resolved["run.steps"])
@@ -175,12 +172,15 @@ class _Session:
 
     def _build(self) -> Any:
         """Construct the algorithm with the callbacks and loggers that anybody could pass."""
+        from .equipment import equip
+
         cls, resolved, target = self.plan.target.load(), self.resolved, self.plan.target
+        self.equipment = equip(self.plan, self.run, quiet=self.launch.quiet, color=self.launch.color)
         given: dict[str, Any] = {
             "seed": resolved["run.seed"],
             "device": self.plan.device,
-            "callbacks": self._callbacks(),
-            "logger": self._loggers(),
+            "callbacks": self.equipment.callbacks,
+            "logger": self.equipment.loggers,
         }
         if target.config is not None and hasattr(cls, "config_class"):
             given["config"] = resolved.build(target.config)
@@ -197,68 +197,6 @@ class _Session:
             algo.name = target.name  # what a checkpoint of a class of the user's own says it is
         return algo
 
-    def _callbacks(self) -> list[Any]:
-        from ..callbacks import CheckpointCallback, EarlyStoppingCallback, EvalCallback, VideoRecordingCallback
-        from .limits import Once, ReturnReached, TimeLimit
-
-        resolved, seed, verbose = self.resolved, self.resolved["run.seed"], not self.launch.quiet
-        found: list[Any] = []
-        if self.plan.eval_source is not None:
-            self.evaluation = EvalCallback(
-                self.plan.eval_source,
-                eval_freq=resolved["eval.eval_freq"],
-                n_eval_episodes=resolved["eval.eval_episodes"],
-                best_model_path=self.run.checkpoints / "best.pt",
-                verbose=False,
-                eval_seed=derive(seed, EVAL_STREAM) % 2**32,
-                n_eval_envs=resolved["eval.n_eval_envs"],
-                deterministic=resolved["eval.deterministic"],
-            )
-            found.append(self.evaluation)
-            if resolved["log.video"]:
-                freq = resolved["eval.eval_freq"] or resolved["run.steps"]
-                found.append(VideoRecordingCallback(self.run.path / "videos", freq, resolved["log.video"], verbose))
-        saver = CheckpointCallback(resolved["checkpoint.save_freq"], self.run.checkpoints, verbose=False,
-                                   keep_last=resolved["checkpoint.keep_last"])  # fmt: skip
-        found.append(saver)
-        if resolved["run.patience"]:
-            self.limits.append(("patience", EarlyStoppingCallback(resolved["run.patience"])))
-        if resolved["run.stop_at"] is not None:
-            self.limits.append(("stop_at", ReturnReached(resolved["run.stop_at"])))
-        if resolved["run.max_time"] is not None:
-            self.limits.append(("max_time", TimeLimit(seconds(resolved["run.max_time"]))))
-        found += [c for _, c in self.limits]
-        if resolved["checkpoint.link"]:
-            found.append(Once(lambda: bool(saver.saved) or self._has_best(), self.run.link))
-        return found
-
-    def _has_best(self) -> bool:
-        return self.evaluation is not None and self.evaluation.best_return > -math.inf
-
-    def _loggers(self) -> list[Any]:
-        from ..logging import ConsoleLogger, JSONLLogger, TensorBoardLogger, WandbLogger
-
-        resolved, interval = self.resolved, self.resolved["log.log_interval"]
-        found: list[Any] = [JSONLLogger(self.run.path / "metrics.jsonl", log_interval=interval)]
-        if resolved["log.tensorboard"]:
-            found.append(TensorBoardLogger(log_interval=interval))
-        if resolved["log.wandb"]:
-            found.append(WandbLogger(resolved["log.wandb_project"], interval))
-        if not self.launch.quiet:
-            found.append(ConsoleLogger(interval, console=self._console()))
-        return found
-
-    def _console(self) -> Any:
-        """Return the console that --progress and --color ask for."""
-        from ..logging.terminal import make_console
-
-        console, progress = make_console(), self.resolved["log.progress"]
-        if progress != "auto":
-            console.is_interactive = progress == "on"
-        if self.launch.color != "auto":
-            console.no_color = self.launch.color == "never"
-        return console
-
     def _check_disk(self) -> None:
         """Warn when the folder has no room for a few checkpoints."""
         import warnings
@@ -274,7 +212,8 @@ class _Session:
         interrupted = algo.reason == "interrupted"
         exit_code = EXIT_CODES.get(algo.signal, 130) if interrupted else 0
         best, last = run.checkpoints / "best.pt", run.checkpoints / "last.pt"
-        if self.evaluation is None and last.is_file():
+        evaluation = self.equipment.evaluation
+        if evaluation is None and last.is_file():
             atomic_write(best, lambda file: _copy(last, file))
         result: dict[str, Any] = {
             "algorithm": self.plan.target.name,
@@ -283,16 +222,15 @@ class _Session:
             "step": algo.step,
             "n_updates": algo.n_updates,
         }
-        reached = [name for name, c in self.limits if getattr(c, "reached", False) or getattr(c, "reason", None)]
-        if reached:
+        if reached := self.equipment.stopped_by():
             result["stopped_by"] = ", ".join(reached)
         if best.is_file():
             result["best"] = run.shown("best.pt")
-            if self.evaluation is not None:
-                result["best_step"] = self.evaluation.best_step
+            if evaluation is not None:
+                result["best_step"] = evaluation.best_step
         if last.is_file():
             result["last"] = run.shown("last.pt")
-        if best.is_file() and self.evaluation is not None and not interrupted:
+        if best.is_file() and evaluation is not None and not interrupted:
             result.update(self._evaluate_again(best))
         result["seconds"] = round(time.monotonic() - self.since, 1)
         shown = result.get("best") or result.get("last")
@@ -379,18 +317,3 @@ def _state_bytes(state: Any) -> int:
 def _copy(source: Path, file: Any) -> None:
     with source.open("rb") as old:
         shutil.copyfileobj(old, file)
-
-
-@contextlib.contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Let torch use ``n`` threads inside; a program that calls us keeps its own setting."""
-    already = sys.modules.get("torch")
-    before = already.get_num_threads() if already is not None else None
-    import torch
-
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        if before is not None:
-            torch.set_num_threads(before)

@@ -192,6 +192,8 @@ def test_max_memory_refuses_a_larger_dataset(capsys, data):
         (["bc", "--dataset", "DATA", "--batch-size", "1000"], 5, ["1000", "300"]),
         (["bc", "--dataset", "DATA", "--action-low", "-1"], 2, ["must be given together"]),
         (["bc", "--dataset", "DATA", "--n-envs", "2"], 2, ["unknown option '--n-envs'"]),
+        (["bc", "--dataset", "DATA", "--env", "none", "--patience", "2"], 2, ["--patience needs an environment"]),
+        (["bc", "--dataset", "DATA", "--env", "none", "--video", "1"], 2, ["--video needs an environment"]),
         (["gone.py:Mine", "--dataset", "DATA"], 3, ["gone.py"]),
         (["mine.py:Other", "--dataset", "DATA"], 3, ["has no class 'Other'"]),
         (["mine.py:NoAlgorithm", "--dataset", "DATA"], 2, ["no subclass of rlox.offline.base.OfflineAlgorithm"]),

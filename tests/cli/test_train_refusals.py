@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from cli_run import refused, run, spawn
+from cli_run import environment, refused, run, spawn
 from train_runs import TINY, read, the_run, train
 
 
@@ -201,6 +203,17 @@ def test_a_signal_ends_the_run_after_a_checkpoint(capsys, signal, code):
     assert (the_run() / "checkpoints" / "last.pt").is_file()
     assert not (the_run() / "checkpoints" / "best.pt").exists()
     assert "rlox eval checkpoints/last.pt" in ran.err
+
+
+def test_a_deleted_working_folder_and_no_home_do_not_matter(tmp_path):
+    text = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); from rlox.cli.main import main; sys.exit(main(sys.argv[2:]))"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    env = {k: v for k, v in environment().items() if k != "HOME"}
+    argv = ["train", "sac", "--env", "Pendulum-v1", *map(str, TINY), "--runs-dir", str(tmp_path / "far")]
+    done = subprocess.run([sys.executable, "-c", text, str(gone), *argv], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"best\t{tmp_path}/far/sac/Pendulum-v1/" in done.stdout
 
 
 def test_the_whole_command_in_a_process_of_its_own(tmp_path):

@@ -51,10 +51,10 @@ def test_it_trains_saves_and_evaluates(capsys, monkeypatch):
         def on_train_batch(self, **kwargs):
             seen.append(dict(kwargs["metrics"]))
 
-    from rlox.runs.train import _Session
+    from rlox.runs import equipment
 
-    plain = _Session._callbacks
-    monkeypatch.setattr(_Session, "_callbacks", lambda self: [*plain(self), Witness()])
+    plain = equipment._limits
+    monkeypatch.setattr(equipment, "_limits", lambda resolved: {**plain(resolved), "witness": Witness()})
     ran = run(capsys, "train", "throwaway", "--env", "OwnWalk-v0", "--log-interval", 50)
     assert ran.code == 0, ran.err
     assert len(seen) == 120 and seen[-1]["goal_loss"] < seen[0]["goal_loss"]

@@ -24,7 +24,15 @@ from rlox.config.sections import (
 from rlox.errors import ConfigError
 
 ALGORITHMS = [SACConfig, BCConfig, CQLConfig]
-SECTION_CLASSES = [RunConfig, OfflineRunConfig, EvalConfig, OfflineEvalConfig, CheckpointConfig, LogConfig, HardwareConfig]
+SECTION_CLASSES = [
+    RunConfig,
+    OfflineRunConfig,
+    EvalConfig,
+    OfflineEvalConfig,
+    CheckpointConfig,
+    LogConfig,
+    HardwareConfig,
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +134,21 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, value, message):
 
 
 @pytest.mark.parametrize(
-    "value", ["256", 256, [0], [-4], [1.5], [True], ["8"], [65537], {"pi": [4]}, {"pi": [4], "vf": [4]}, {"pi": 4, "qf": [4]}, None]
+    "value",
+    [
+        "256",
+        256,
+        [0],
+        [-4],
+        [1.5],
+        [True],
+        ["8"],
+        [65537],
+        {"pi": [4]},
+        {"pi": [4], "vf": [4]},
+        {"pi": 4, "qf": [4]},
+        None,
+    ],
 )
 def test_wrong_widths_are_refused(value):
     with pytest.raises(ConfigError, match=r"net_arch is .* must be a list of widths like \[256, 256\]"):
@@ -218,14 +240,17 @@ def test_typed_text_is_read(name, text, value):
     assert parse(OPTIONS[name], text) == value
 
 
-@pytest.mark.parametrize(("name", "text"), [("count", "none"), ("count", "4\n5"), ("flag", "1"), ("net_arch", "4,5"), ("share", "")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("count", "none"), ("count", "4\n5"), ("flag", "1"), ("net_arch", "4,5"), ("share", "")]
+)
 def test_typed_text_that_does_not_fit_is_refused(name, text):
     with pytest.raises(ConfigError, match=name):
         parse(OPTIONS[name], text)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 0.001), ("true", True), ("word", "word"), ("a = 1", "a = 1"), ("1\nx = 2", "1\nx = 2"), ("[1", "[1")]
+    ("text", "value"),
+    [("1e-3", 0.001), ("true", True), ("word", "word"), ("a = 1", "a = 1"), ("1\nx = 2", "1\nx = 2"), ("[1", "[1")],
 )
 def test_literal_reads_one_value_and_never_a_second_key(text, value):
     assert literal(text) == value
@@ -302,9 +327,24 @@ def test_widths_are_per_network_or_for_all():
 
 def test_sac_defaults_are_those_of_the_table():
     c = SACConfig()
-    got = (c.learning_rate, c.buffer_size, c.learning_starts, c.batch_size, c.tau, c.gamma, c.train_freq, c.gradient_steps)
+    got = (
+        c.learning_rate,
+        c.buffer_size,
+        c.learning_starts,
+        c.batch_size,
+        c.tau,
+        c.gamma,
+        c.train_freq,
+        c.gradient_steps,
+    )
     assert got == (3e-4, 1_000_000, 100, 256, 0.005, 0.99, 1, 1)
-    assert (c.ent_coef, c.target_entropy, c.net_arch, c.activation, c.n_critics) == ("auto", "auto", [256, 256], "relu", 2)
+    assert (c.ent_coef, c.target_entropy, c.net_arch, c.activation, c.n_critics) == (
+        "auto",
+        "auto",
+        [256, 256],
+        "relu",
+        2,
+    )
 
 
 def test_cql_defaults_are_those_of_corl():

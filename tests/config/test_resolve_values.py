@@ -98,6 +98,8 @@ def test_a_bare_key_is_enough_where_it_is_unique():
         (["\x1b[31m[/x]=1"], "unknown key '\\x1b[31m[/x]'", None),
         (["batch_size=512", "buffer_size=256"], "batch_size is 512, must be at most buffer_size 256", None),
         (["steps=100"], "learning_starts is 100, must be below steps 100", None),
+        (["patience=2", "eval_freq=0"], "patience is 2, and eval_freq 0 evaluates only at the end", "--eval-freq"),
+        (["stop_at=0", "eval_freq=0"], "stop_at is 0.0, and eval_freq 0", None),
         (["max_time=soon"], "max_time is 'soon'", None),
         (["max_memory=-1GB"], "max_memory is '-1GB'", None),
     ],
