@@ -222,7 +222,8 @@ class _Session:
             "step": algo.step,
             "n_updates": algo.n_updates,
         }
-        if reached := self.equipment.stopped_by():
+        reached = [signal.Signals(algo.signal).name] if interrupted and algo.signal else self.equipment.stopped_by()
+        if reached:
             result["stopped_by"] = ", ".join(reached)
         if best.is_file():
             result["best"] = run.shown("best.pt")

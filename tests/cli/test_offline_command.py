@@ -25,9 +25,12 @@ OWN_TESTS = {
 }  # fmt: skip
 MINE = '''
 """A user's algorithm."""
+from dataclasses import dataclass
 import torch
 from torch import nn
+from rlox.config import BCConfig, option
 from rlox.offline.base import OfflineAlgorithm
+from rlox.offline.configured import ConfiguredOfflineAlgorithm
 
 
 class Mine(OfflineAlgorithm):
@@ -53,6 +56,28 @@ class Strict(Mine):
 
 class NoAlgorithm:
     pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedConfig(BCConfig):
+    pull: float = option(0.5, "Pull of actions towards zero", ge=0)
+
+
+class Tuned(ConfiguredOfflineAlgorithm):
+    """Regress onto smaller actions."""
+
+    config_class = TunedConfig
+
+    def _build(self):
+        self.actor = nn.Sequential(nn.Linear(self.obs_dim, self.act_dim), nn.Tanh())
+        self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.config.learning_rate)
+
+    def _update(self, batch):
+        loss = (self.actor(batch["obs"]) - self.config.pull * batch["actions"]).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss}
 '''
 
 
@@ -223,6 +248,20 @@ def test_a_class_of_the_users_gets_the_same_command(capsys, data):
     assert "rlox eval checkpoints/best.pt --algo mine.py:Mine" in ran.err
     assert run(capsys, "eval", "checkpoints/best.pt", "--algo", "mine.py:Mine", "--episodes", 1).code == 0
     refused(run(capsys, "eval", "checkpoints/best.pt"), 5, "mine.py:Mine")
+
+
+def test_a_class_with_a_config_of_its_own_gets_its_options(capsys, data):
+    Path("mine.py").write_text(MINE)
+    assert "Pull of actions towards zero [0, inf)" in " ".join(
+        run(capsys, "offline", "mine.py:Tuned", "--help").out.split()
+    )
+    trained = set()
+    for pull in (0.5, 0.25):
+        ran = run(capsys, "offline", "mine.py:Tuned", "--dataset", data, *OFFLINE, "--pull", pull)
+        assert ran.code == 0, ran.err
+        trained.add(parameters(the_run() / "checkpoints" / "last.pt"))
+    assert len(trained) == 2
+    refused(run(capsys, "offline", "mine.py:Tuned", "--dataset", data, "--set", "pul=1"), 2, "algo.pull")
 
 
 def test_listing_names_the_algorithms(capsys):

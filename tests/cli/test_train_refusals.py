@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -197,12 +199,49 @@ def test_a_constructor_that_fails_leaves_nothing(capsys, monkeypatch):
 def test_a_signal_ends_the_run_after_a_checkpoint(capsys, signal, code):
     ran = train(capsys, "--env-kwarg", f"signal={signal}", env="own_envs:Signalling")
     assert ran.code == code, ran.err
-    assert "reason\tinterrupted\n" in ran.out
+    assert "reason\tinterrupted\n" in ran.out and f"stopped_by\t{signal}\n" in ran.out
     status = read(the_run() / "status.json")
     assert (status["status"], status["exit_code"], status["step"]) == ("interrupted", code, 120)
     assert (the_run() / "checkpoints" / "last.pt").is_file()
     assert not (the_run() / "checkpoints" / "best.pt").exists()
     assert "rlox eval checkpoints/last.pt" in ran.err
+
+
+def test_quiet_says_nothing_but_the_result(capsys):
+    ran = train(capsys, "-q")
+    assert ran.code == 0 and ran.err == "" and "return_mean\t" in ran.out
+
+
+def test_little_room_on_the_disk_is_a_warning(capsys, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(total=1000, used=0, free=1000))
+    ran = train(capsys)
+    assert ran.code == 0 and "1.0 kB are free for checkpoints of" in ran.err
+
+
+def test_a_file_that_may_not_grow_ends_the_run_with_what_was_saved_intact(tmp_path):
+    argv = ["train", "sac", "--env", "Pendulum-v1", *map(str, TINY), "--net-arch", "[64]"]
+    command = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", sys.executable, "-m", "rlox", *argv]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    assert "File too large" in done.stderr and "Traceback" not in done.stderr
+    path = the_run(tmp_path / "runs")
+    assert read(path / "status.json")["exit_code"] == 6
+    assert list((path / "checkpoints").iterdir()) == []
+
+
+def test_a_closed_stdout_leaves_a_finished_run_finished(capsys, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    from rlox.cli.main import main
+
+    assert main(["train", "sac", "--env", "own_envs:Walk", *map(str, TINY)]) == 141
+    assert read(the_run() / "status.json")["status"] == "finished"
 
 
 def test_a_deleted_working_folder_and_no_home_do_not_matter(tmp_path):
