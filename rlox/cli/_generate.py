@@ -21,7 +21,7 @@ from ._options import Flag, flag
 from ._output import current
 
 if TYPE_CHECKING:
-    from ..runs import Launch, Outcome, Target
+    from ..runs import Launch, Outcome, Plan, Target
 
 PANELS = {"run": "Run", "algo": "Algorithm", "eval": "Evaluation", "checkpoint": "Checkpoint", "log": "Logging",
           "hardware": "Hardware"}  # fmt: skip
@@ -106,7 +106,7 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
         plan = make_plan(target, resolved)
         for text in plan.notes:
             out.note(text)
-        _show(resolved, plan.summary(), toml=bool(given["toml"]))
+        _show(plan, toml=bool(given["toml"]))
         return 0
     outcome = train(target, resolved, _launch(given))
     _report(outcome, path_only=bool(given["print_path"]))
@@ -166,9 +166,9 @@ def _report(outcome: Outcome, path_only: bool) -> None:
         out.note(f"evaluate it: {outcome.eval_command}")
 
 
-def _show(resolved: Resolved, summary: dict[str, str], toml: bool) -> None:
+def _show(plan: Plan, toml: bool) -> None:
     """Write what a run would use, and write nothing else."""
-    out = current()
+    out, resolved = current(), plan.resolved
     if toml:
         text = resolved.to_toml()
         out.data(toml=text)
@@ -177,8 +177,8 @@ def _show(resolved: Resolved, summary: dict[str, str], toml: bool) -> None:
     else:
         rows = resolved.rows() if out.json else [(key, shown(value), origin) for key, value, origin in resolved.rows()]
         out.table(["key", "value", "origin"], rows)
-    out.data(**summary)
-    out.note("would run with  " + "  ".join(f"{name}: {value}" for name, value in summary.items()))
+    out.data(device=plan.device, threads=plan.threads, preset=resolved.preset, memory_bytes=plan.memory)
+    out.note("would run with  " + "  ".join(f"{name}: {value}" for name, value in plan.summary().items()))
 
 
 def _ordered(schema: Schema) -> list[Flag]:

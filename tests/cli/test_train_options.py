@@ -178,6 +178,8 @@ def test_dry_run_writes_nothing_and_checks_everything(capsys):
     assert ran.code == 0
     assert "run.steps\t160\tflag --steps\n" in ran.out
     assert "memory: " in ran.err
+    found = train(capsys, "--dry-run", "--json").json["result"]
+    assert found["memory_bytes"] > 1000 * (2 + 1 + 1) * 4 and (found["device"], found["threads"]) == ("cpu", 1)
     refused(train(capsys, "--dry-run", env="own_envs:Discrete"), 5, "Discrete")
     assert list(Path().iterdir()) == []
 
