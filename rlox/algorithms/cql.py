@@ -101,6 +101,7 @@ class CQLLearner(SACLearner):
             "entropy": -log_probs.detach().mean(),
         }
 
+    @torch.no_grad()
     def sample_candidates(self, obs: Tensor, next_obs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return K = 3N actions (K, B, A) for the log-sum-exp and their log-densities (K, B), without gradient."""
         act_dim = self.act_dim

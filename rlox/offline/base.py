@@ -133,6 +133,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         self.batch_size = batch_size
         self.env = env
         self.env_source = None if env is None else EnvSource.of(env)
+        self._out: Batch | None = None
         probe = self._probe()
         observation, action, self.bounds_from = find_spaces(dataset, probe, self.env_source, action_low, action_high)
         self.obs_space, self.act_space = ObsSpace(observation), ActionSpace(action)
@@ -143,7 +144,6 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             self.normalizer = _statistics(dataset)
         self.generator = torch_generator(self.seed, "update", self.device)
         self._stream = TorchStream(self.seed, "update/global")
-        self._out: Batch | None = None
 
     def _finish(self) -> None:
         """Move the subclass's networks to the device and tell the callbacks; runs after its constructor."""
@@ -218,7 +218,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             raise DatasetMismatchError(
                 f"the dataset has {len(self.dataset)} rows, fewer than batch_size {self.batch_size}", param="--batch-size"
             )
-        probe = self.dataset.sample(n, derive(self.seed, "probe"))
+        probe = self._sample(derive(self.seed, "probe"))
         missing = [k for k in (*REQUIRED, *self.requires) if k not in probe]
         if missing:
             raise DatasetError(f"{type(self.dataset).__name__}.sample returned no {missing[0]!r}, only {sorted(probe)}")
@@ -228,6 +228,13 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
                 raise DatasetError(f"sample({n}, seed) returned {key!r} of shape {arrays[key].shape}, must have {n} rows")
         return arrays
 
+    def _sample(self, seed: int) -> Batch:
+        """Draw from the dataset; rlox's own writes into the same memory each time."""
+        if not isinstance(self.dataset, OfflineDatasetBuffer):
+            return self.dataset.sample(self.batch_size, seed)
+        self._out = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)
+        return self._out
+
     def _batch(self, seed: int) -> Batch:
         """Return a batch of tensors on the device, actions in [-1, 1]."""
         if isinstance(self.dataset, RecordedData):
@@ -236,12 +243,8 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
                 hint=f"give one: {type(self).__name__}.from_checkpoint(path, dataset=...)",
                 param="dataset",
             )
-        if isinstance(self.dataset, OfflineDatasetBuffer):  # writes into the same memory each time
-            self._out = arrays = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)
-        else:
-            arrays = self.dataset.sample(self.batch_size, seed)
         batch: Batch = {}
-        for key, value in arrays.items():
+        for key, value in self._sample(seed).items():
             array = _to_numpy(value)
             if key in ("obs", "next_obs"):
                 array = array.reshape(len(array), -1).astype(np.float32, copy=False)
@@ -252,7 +255,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
                 array = self.act_space.from_env(flat)
             elif array.dtype.kind in "fb":
                 array = array.astype(np.float32, copy=False)
-            batch[key] = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+            batch[key] = torch.from_numpy(np.require(array, requirements=("C", "W"))).to(self.device)
         return batch
 
     def _act(self, obs: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
