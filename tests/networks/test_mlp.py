@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ class Plain(nn.Module):
 
     def __init__(self, sizes, activation="relu", layer_norm=False, dropout=0.0):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(s) for s in sizes[1:-1]) if layer_norm else []
         self.act, self.dropout = ACTIVATIONS[activation](), nn.Dropout(dropout)
 
