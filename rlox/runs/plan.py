@@ -240,8 +240,8 @@ def _offline_source(resolved: Resolved, dataset: OfflineDatasetBuffer) -> tuple[
     from ..envs import EnvSource
 
     try:
-        found = EnvSource.from_record(recorded, {}, error=DatasetError)
-    except DatasetError:
-        return None, (f"the dataset names the environment '{printable(recorded)}', which is not registered here",)
-    source = _source(str(found.id), kwargs) if kwargs else found
+        found = EnvSource.from_record(recorded, dataset.meta.get("env_kwargs") or {}, error=DatasetError)
+    except DatasetError as error:
+        return None, (f"{error.message}, so there is no evaluation",)
+    source = _source(str(found.id), {**found.kwargs, **kwargs}) if kwargs else found
     return source, (f"evaluating in {found.id}, which the dataset names; `--env none` turns it off",)

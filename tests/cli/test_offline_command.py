@@ -192,6 +192,23 @@ def test_env_kwarg_changes_the_evaluation(capsys, data):
     assert len(returns) == 4
 
 
+def test_arguments_of_the_recorded_environment_are_used(capsys, data):
+    made = run(capsys, "dataset", "collect", "--env", "OwnWalk-v0", "--env-kwarg", "goal=9.0", "--policy", "random",
+               "--steps", 300, "-o", "far.h5")  # fmt: skip
+    assert made.code == 0, made.err
+    near, far = (offline(capsys, d, "--json").json["result"]["return_mean"] for d in (data, "far.h5"))
+    assert far < near - 10
+
+
+def test_an_environment_that_is_not_registered_here_is_said(capsys, data, monkeypatch):
+    import gymnasium as gym
+
+    monkeypatch.delitem(gym.registry, "OwnWalk-v0")
+    ran = offline(capsys, data)
+    assert ran.code == 0 and rows(the_run(), "eval") == []
+    assert "'OwnWalk-v0' is not registered here, so there is no evaluation" in ran.err
+
+
 def test_storage_says_how_the_file_is_read(capsys, data, plain):
     assert offline(capsys, data, "--storage", "ram", "--env", "none").code == 0
     assert parameters(the_run() / "checkpoints" / "last.pt") == plain["bc"]
