@@ -140,6 +140,9 @@ class Metrics(Mapping[str, float]):
             value = self._values[name] = value.item()
         return value  # type: ignore[no-any-return]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._values  # Mapping's own would read it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
