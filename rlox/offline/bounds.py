@@ -61,10 +61,10 @@ def find_spaces(
         _check_fits(source, env_observation, env_action, probe)
         _warn_beyond(dataset, probe, env_action, "environment")
         return env_observation, env_action, "env"
-    recorded = getattr(dataset, "meta", {}).get("spaces") if isinstance(getattr(dataset, "meta", {}), dict) else None
-    if recorded:
-        observation = space_from_json(recorded.get("observation"), error=DatasetError)
-        action = space_from_json(recorded.get("action"), error=DatasetError)
+    meta = getattr(dataset, "meta", None)
+    if isinstance(meta, dict) and {"observation_space", "action_space"} <= set(meta):
+        observation = space_from_json(meta["observation_space"], error=DatasetError)
+        action = space_from_json(meta["action_space"], error=DatasetError)
         _check_fits("its metadata", observation, action, probe)
         _warn_beyond(dataset, probe, action, "file")
         return observation, action, "dataset"

@@ -107,6 +107,9 @@ def make_plan(target: Target, resolved: Resolved) -> Plan:
         check_spaces(target, offline_source)
     else:
         _check_without_env(resolved)
+    if resolved["run.action_low"] is not None and (offline_source is not None or "action_space" in dataset.meta):
+        owner = "the environment" if offline_source is not None else "the file"
+        warnings.warn(f"--action-low and --action-high are not used: {owner} has bounds", stacklevel=2)
     evaluated = None if offline_source is None else _eval_source(resolved, offline_source)
     return Plan(target, resolved, offline_source, evaluated, dataset, PurePath(resolved["run.dataset"]).stem, device,
                 threads, int(dataset.nbytes), notes)  # fmt: skip

@@ -13,7 +13,7 @@ from train_runs import OFFLINE, parameters, read, rows, the_run
 BC = {
     "--seed": 1, "--batch-size": 8, "--learning-rate": 1e-2, "--net-arch": "[8, 8]", "--activation": "tanh",
     "--layer-norm": None, "--dropout": 0.3, "--optimizer": "sgd", "--weight-decay": 0.5, "--normalize-obs": None,
-    "--keys": "obs=next_observations", "--action-low": None,
+    "--keys": "obs=next_observations",
 }  # fmt: skip
 CQL = {
     "--actor-learning-rate": 1e-2, "--gamma": 0.5, "--tau": 0.5, "--cql-alpha": 0.5, "--n-actions": 3, "--ent-coef": 0.5,
@@ -21,7 +21,7 @@ CQL = {
 }  # fmt: skip
 OWN_TESTS = {
     "--dataset": "test_dataset", "--env": "test_env_", "--env-kwarg": "test_env_kwarg", "--steps": "test_steps",
-    "--action-high": "test_this_option", "--storage": "test_storage", "--max-memory": "test_max_memory",
+    "--action-low": "test_action_bounds", "--action-high": "test_action_bounds", "--storage": "test_storage", "--max-memory": "test_max_memory",
 }  # fmt: skip
 MINE = '''
 """A user's algorithm."""
@@ -133,14 +133,27 @@ def test_every_option_in_the_help_has_a_test(capsys):
 @pytest.mark.parametrize(("algo", "flag"), [*(("bc", f) for f in BC), *(("cql", f) for f in CQL)])
 def test_this_option_changes_the_trained_parameters(capsys, data, plain, algo, flag):
     value = (BC if algo == "bc" else CQL)[flag]
-    argv = (
-        ("--action-low", -5, "--action-high", 5)
-        if flag == "--action-low"
-        else (flag, *([] if value is None else [value]))
-    )
+    argv = (flag, *([] if value is None else [value]))
     ran = offline(capsys, data, "--env", "none", *argv, algo=algo)
     assert ran.code == 0, ran.err
     assert parameters(the_run() / "checkpoints" / "last.pt") != plain[algo]
+
+
+def test_action_bounds_can_be_given_where_nothing_else_has_them(capsys, data):
+    import h5py
+
+    with h5py.File(data) as old, h5py.File("bare.h5", "w") as new:
+        for key in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            new[key] = old[key][:]
+    trained = set()
+    for argv in ([], ["--action-low", -5, "--action-high", 5], ["--action-low", -4, "--action-high", 5]):
+        ran = offline(capsys, "bare.h5", *argv)
+        assert ran.code == 0, ran.err
+        assert ("action bounds are unknown" in ran.err) == (not argv)
+        trained.add(parameters(the_run() / "checkpoints" / "last.pt"))
+    assert len(trained) == 3
+    ran = offline(capsys, data, "--env", "none", "--action-low", -5, "--action-high", 5)
+    assert "--action-low and --action-high are not used: the file has bounds" in ran.err
 
 
 def test_dataset_and_algorithm_name_the_run_and_the_data_is_recorded(capsys, data):
