@@ -222,11 +222,15 @@ def test_an_environment_that_is_not_registered_here_is_said(capsys, data, monkey
     assert "'OwnWalk-v0' is not registered here, so there is no evaluation" in ran.err
 
 
-def test_storage_says_how_the_file_is_read(capsys, data, plain):
-    assert offline(capsys, data, "--storage", "ram", "--env", "none").code == 0
-    assert parameters(the_run() / "checkpoints" / "last.pt") == plain["bc"]
-    ran = offline(capsys, data, "--storage", "disk")
-    refused(ran, 2, "storage is 'disk'", "auto, ram, mmap")
+def test_storage_says_how_the_file_is_read_and_changes_no_parameter(capsys, data, plain):
+    memory = {}
+    for storage in ("ram", "mmap"):
+        found = offline(capsys, data, "--storage", storage, "--dry-run", "--json").json["result"]
+        memory[storage] = found["memory_bytes"]
+        assert offline(capsys, data, "--storage", storage, "--env", "none").code == 0
+        assert parameters(the_run() / "checkpoints" / "last.pt") == plain["bc"]
+    assert memory["mmap"] < memory["ram"]
+    refused(offline(capsys, data, "--storage", "disk"), 2, "storage is 'disk'", "auto, ram, mmap")
 
 
 def test_max_memory_refuses_a_larger_dataset(capsys, data):
