@@ -275,25 +275,17 @@ class _Session:
         """Write the status of a run that ended in an exception, and say what is left of it."""
         if not self.run.path.is_dir():
             return  # it never began
-        if isinstance(error, KeyboardInterrupt):
-            code = 130
-        else:
-            code = int(getattr(error, "exit_code", 1))
-        status = (
-            "diverged"
-            if isinstance(error, DivergedError)
-            else "failed"
-            if isinstance(error, Exception)
-            else "interrupted"
-        )
+        code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
+        ended = "diverged" if isinstance(error, DivergedError) else "failed"
+        status = ended if isinstance(error, Exception) else "interrupted"
         with contextlib.suppress(RloxError):  # what is raised matters more than that the disk is full
             self.run.status(status, code, reason=f"{type(error).__name__}: {error}", run=shortest(self.run.path))
         if isinstance(error, RloxError):
             kept = [self.run.checkpoints / name for name in ("last.pt", "best.pt")]
             there = next((shortest(p) for p in kept if p.is_file()), None)
             if there is not None:
-                error.hint = f"{error.hint}; the last good checkpoint is {there}" if error.hint else (
-                    f"the last good checkpoint is {there}")  # fmt: skip
+                left = f"the last good checkpoint is {there}"
+                error.hint = f"{error.hint}; {left}" if error.hint else left
 
 
 def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:
