@@ -362,10 +362,10 @@ class Algorithm:
         expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
         if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
             raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {expected}")
-        missing = [name for name in manifest.get("custom", []) if parts.get(name) is None]
+        missing = [printable(name) for name in recorded(manifest, "custom", list) if parts.get(str(name)) is None]
         if missing:
             raise CheckpointMismatchError(
-                f"{printable(path)} was made with a {missing[0]} of the user's own, which must be given again",
+                f"{printable(path)} was made with the user's own {missing[0]}, which must be given again",
                 hint=f"in Python: {cls.__name__}.from_checkpoint(path, {missing[0]}=...)",
             )
         algo = cls._construct(manifest, env, device, parts)
