@@ -49,6 +49,12 @@ class _Seeded(ABCMeta):
     :class:`OfflineAlgorithm` goes over to the stream of its seed as soon as it knows that.
     """
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which ``__call__`` would hide."""
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         with TorchStream(0, "init").use():
             algo = super().__call__(*args, **kwargs)
@@ -230,10 +236,12 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
 
     def _sample(self, seed: int) -> Batch:
         """Draw from the dataset; rlox's own writes into the same memory each time."""
-        if not isinstance(self.dataset, OfflineDatasetBuffer):
-            return self.dataset.sample(self.batch_size, seed)
-        self._out = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)
-        return self._out
+        if isinstance(self.dataset, OfflineDatasetBuffer):
+            batch: Batch = self.dataset.sample(self.batch_size, seed, out=self._out, rows=self.rows)
+            self._out = batch
+        else:
+            batch = self.dataset.sample(self.batch_size, seed)
+        return batch
 
     def _batch(self, seed: int) -> Batch:
         """Return a batch of tensors on the device, actions in [-1, 1]."""
