@@ -70,7 +70,8 @@ class Optimizer:
                         flat = own.setdefault(key, torch.zeros_like(parameter))
                         dict(mlp.named_views(flat))[part].copy_(value)
             if own:
-                self.torch.state[parameter] = {k: v.clone() for k, v in own.items()}
+                # A fused optimizer wants its step counts where the parameters are, and the others do not mind.
+                self.torch.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in own.items()}
 
 
 def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, MLP | None]]:

@@ -313,8 +313,9 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         algo = cls(data, **_accepted(cls, known), **given)
         if dataset is not None:
             algo.dataset = _check_dataset(dataset)
-        algo.env_source = recorded_source(manifest)
-        if env is not None:
+        if env is None:
+            algo.env_source = recorded_source(manifest)
+        else:
             algo.env_source = EnvSource.of(env)
             algo._check_env(algo.env_source)
         return algo

@@ -671,3 +671,14 @@ def test_no_option_was_forgotten_here(cls):
 def test_the_signature_of_a_subclass_is_that_of_its_constructor():
     assert list(inspect.signature(Mine).parameters) == ["dataset", "kwargs"]
     assert list(inspect.signature(OfflineAlgorithm).parameters)[:4] == ["dataset", "batch_size", "callbacks", "logger"]
+
+
+def test_a_recorded_environment_that_is_gone_does_not_matter_where_another_is_given(tmp_path):
+    gym.register("Gone-v0", Noisy)
+    try:
+        BC(buffer(), 8, net_arch=[4], env="Gone-v0", action_low=-1.0, action_high=1.0).save(tmp_path / "x.pt")
+    finally:
+        del gym.registry["Gone-v0"]
+    assert BC.from_checkpoint(tmp_path / "x.pt", env=Noisy).env_source is not None
+    with pytest.raises(CheckpointError, match="Gone-v0"):
+        BC.from_checkpoint(tmp_path / "x.pt")
