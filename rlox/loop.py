@@ -6,11 +6,12 @@ happens, in order, until the next point at which training may stop. The loop tur
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ClassVar
@@ -81,12 +82,18 @@ class Interrupt:
     """Remembers a signal until the loop reaches a step boundary; the handlers are restored afterwards.
 
     A second SIGINT raises KeyboardInterrupt at once.
+
+    Parameters
+    ----------
+    announce : bool
+        Say on stderr that the signal has been heard.
     """
 
     SIGNALS: ClassVar[tuple[str, ...]] = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
-    def __init__(self) -> None:
+    def __init__(self, announce: bool = False) -> None:
         self.signal: int | None = None
+        self.announce = announce
 
     @contextmanager
     def watch(self) -> Iterator[Interrupt]:
@@ -108,6 +115,10 @@ class Interrupt:
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.announce and self.signal is None:  # the handler may have interrupted a write to sys.stderr itself
+            name = signal.Signals(number).name
+            with suppress(OSError):
+                os.write(2, f"{name}: stopping after this step; Ctrl-C ends at once\n".encode())
         self.signal = number
 
 
@@ -133,7 +144,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     """
     if total_steps == 0:
         return _result(algo, "finished")
-    interrupt = Interrupt()
+    interrupt = Interrupt(announce=algo.run is not None)
     algo.signal, algo.torn = None, False
     reason, error = "failed", None
     end = algo.step + total_steps

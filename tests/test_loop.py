@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import textwrap
+import threading
 
 import pytest
 import torch
@@ -450,7 +450,7 @@ class Kill(Callback):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_in_a_run_a_signal_ends_training_at_the_step_boundary_and_train_returns(number):
+def test_in_a_run_a_signal_ends_training_at_the_step_boundary_and_train_returns(number, capfd):
     recorder = Recorder()
     algo = Scripted(one_step, [Kill(number), recorder])
     algo.run = object()
@@ -458,6 +458,7 @@ def test_in_a_run_a_signal_ends_training_at_the_step_boundary_and_train_returns(
     assert (result["reason"], algo.signal, algo.step, algo.n_updates) == ("interrupted", number, 3, 3)
     assert [k["reason"] for k in recorder.of("on_training_end")] == ["interrupted"]
     assert algo.torn is False
+    assert capfd.readouterr().err == f"{number.name}: stopping after this step; Ctrl-C ends at once\n"
     algo.train(2)
     assert algo.signal is None and algo.reason == "finished"
 
@@ -511,6 +512,7 @@ def run_script(*names, body="algo.train(10)"):
 def test_in_a_script_the_signal_then_does_what_it_does_without_training(name):
     code, out, err = run_script(name)
     assert code == -getattr(signal, name), err
+    assert err == ""  # the library says nothing unasked
     assert out[0] == "end interrupted 3"
 
 

@@ -28,6 +28,7 @@ from ..config.fields import make_config
 from ..config.off_policy import OffPolicyConfig
 from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VecStep, VectorEnv, same_space, vectorize
 from ..errors import CheckpointMismatchError, ConfigError, SpaceError
+from ..files import available_memory, human_bytes
 from ..learner import Learner, training_mode
 from ..loop import Collected, Progress, Stepped, Updated
 from ..protocols import Batch, ExplorationStrategy, ReplayBufferProtocol
@@ -314,8 +315,6 @@ class OffPolicyAlgorithm(Algorithm):
                 raise ConfigError(f"{name} is a {type(part).__name__}, must be an nn.Module", param=name)
 
     def _check_memory(self) -> None:
-        from ..files import available_memory, human_bytes
-
         needed, free = self.estimate_nbytes, available_memory()
         if needed > free:
             raise ConfigError(

@@ -643,7 +643,7 @@ def test_an_actor_of_the_users_own_must_be_given_again(tmp_path):
 
 def test_loading_does_not_need_the_memory_of_the_replay_buffer(tmp_path, monkeypatch):
     make("Pendulum-v1").save(tmp_path / "x.pt")
-    monkeypatch.setattr("rlox.files.available_memory", lambda: 10)
+    monkeypatch.setattr("rlox.online.off_policy.available_memory", lambda: 10)
     monkeypatch.setattr("rlox.checkpoint.store.available_memory", lambda: 10**9)
     SAC.from_checkpoint(tmp_path / "x.pt").predict(np.zeros(3))
     with pytest.raises(ConfigError, match="buffer_size 500 needs"):
