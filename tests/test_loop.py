@@ -349,6 +349,26 @@ def test_a_parameter_that_is_not_finite_is_found_at_the_end():
     assert algo.reason == "diverged"
 
 
+def test_nothing_is_saved_or_evaluated_from_a_model_that_is_not_finite(tmp_path):
+    from rlox.callbacks import CheckpointCallback, EvalCallback
+
+    class Breaks(Callback):
+        def on_step(self, *, algo, step, **kwargs):
+            if step == 3:
+                with torch.no_grad():
+                    algo.learner.critic.net.flat[0] = float("nan")
+
+    keeps = [
+        EvalCallback(eval_freq=3, n_eval_episodes=1, best_model_path=tmp_path / "best.pt", verbose=False),
+        CheckpointCallback(3, tmp_path, verbose=False),
+    ]
+    for keep in keeps:
+        algo = SAC(Endless, callbacks=[Breaks(), keep], **{**TINY, "learning_starts": 100})
+        with pytest.raises(DivergedError, match="QEnsemble is not finite at step 3"):
+            algo.train(10)
+    assert list(tmp_path.iterdir()) == [] and keeps[0].eval_results == []
+
+
 @pytest.mark.parametrize(("interval", "due"), [(1, [3, 6, 9, 12]), (4, [6, 9, 12]), (5, [6, 12]), (100, [12])])
 def test_log_intervals_fire_when_they_are_crossed_and_at_the_end(interval, due):
     logger = LogRecorder(interval)

@@ -712,6 +712,14 @@ def test_wrong_arguments_are_refused_at_construction(options, message):
         make(**options)
 
 
+def test_one_environment_that_cannot_be_made_again_serves_alone():
+    assert make(Noisy()).train(25)["reason"] == "finished"
+    with pytest.raises(ConfigError, match="n_envs is 2, .* is one and cannot be made again") as caught:
+        make(Noisy(), n_envs=2)
+    assert "factory" in caught.value.hint
+    assert make(gym.make("Pendulum-v1"), n_envs=2).train(4)["reason"] == "finished"
+
+
 def test_discrete_actions_are_refused_with_what_they_are():
     with pytest.raises(SpaceError, match=r"sac needs Box actions; .*CartPole-v1.* has Discrete\(2\)"):
         SAC("CartPole-v1")
