@@ -26,8 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..algorithm import Algorithm, recorded, recorded_seed, recorded_source, recorded_spaces
+from ..algorithm import Algorithm
 from ..callbacks import Callback
+from ..checkpoint.recorded import recorded, recorded_seed, recorded_source, recorded_spaces
 from ..data import OfflineDatasetBuffer
 from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace
 from ..envs.spaces import describe

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..algorithm import recorded_config
 from ..callbacks import Callback
+from ..checkpoint.recorded import recorded_config
 from ..config.fields import make_config
 from ..errors import ConfigError
 from ..logging import LoggerCallback

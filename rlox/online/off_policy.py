@@ -14,16 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..algorithm import (
-    Algorithm,
-    Policy,
-    recorded,
-    recorded_config,
-    recorded_seed,
-    recorded_source,
-    recorded_spaces,
-)
+from ..algorithm import Algorithm, Policy
 from ..buffers import ReplayBuffer
+from ..checkpoint.recorded import recorded, recorded_config, recorded_seed, recorded_source, recorded_spaces
 from ..config.fields import make_config
 from ..config.off_policy import OffPolicyConfig
 from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VecStep, VectorEnv, same_space, vectorize

@@ -714,7 +714,7 @@ def test_wrong_arguments_are_refused_at_construction(options, message):
 
 def test_one_environment_that_cannot_be_made_again_serves_alone():
     assert make(Noisy()).train(25)["reason"] == "finished"
-    with pytest.raises(ConfigError, match="n_envs is 2, .* is one and cannot be made again") as caught:
+    with pytest.raises(ConfigError, match=r"n_envs is 2, .* is one and cannot be made again") as caught:
         make(Noisy(), n_envs=2)
     assert "factory" in caught.value.hint
     assert make(gym.make("Pendulum-v1"), n_envs=2).train(4)["reason"] == "finished"
