@@ -7,10 +7,11 @@ E networks computes with batched products. What is saved are the names and shape
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -122,18 +123,12 @@ class MLP(nn.Module):
                 x = F.dropout(x, self.dropout)
         return x
 
-    def twin(self) -> MLP:
-        """Return a new network of the same shape, values and mode."""
-        with torch.random.fork_rng(devices=[]):
-            copy = MLP(self.sizes, ensemble=self.ensemble, activation=self.activation, layer_norm=self.layer_norm,
-                       dropout=self.dropout)  # fmt: skip
-        copy.to(self.flat)
-        copy.flat.data.copy_(self.flat.data)
-        copy.flat.requires_grad_(self.flat.requires_grad)
-        return copy.train(self.training)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> MLP:
-        return self.twin()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = memo[id(self)] = type(self).__new__(type(self))
+        # The views belong to the flat parameter; copied one by one they would be memory of their own.
+        new.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k != "_views"})
+        new._make_views()
+        return new
 
     def _split(self) -> dict[str, Tensor]:
         """Return the blocks of the flat parameter as one autograd node, whose backward writes the flat gradient once."""

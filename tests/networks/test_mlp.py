@@ -233,11 +233,10 @@ def test_dropout_draws_from_the_stream_it_runs_in():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("copied", [MLP.twin, copy.deepcopy], ids=["twin", "deepcopy"])
-def test_a_twin_has_the_same_values_and_memory_of_its_own(copied):
+def test_a_copy_has_the_same_values_and_memory_of_its_own():
     net = MLP([3, 4, 2], ensemble=2, activation="tanh", layer_norm=True, dropout=0.1).eval()
     before = torch.random.get_rng_state()
-    twin = copied(net)
+    twin = copy.deepcopy(net)
     assert torch.equal(torch.random.get_rng_state(), before)
     x = torch.randn(5, 3)
     assert torch.equal(twin(x), net(x))
@@ -247,9 +246,28 @@ def test_a_twin_has_the_same_values_and_memory_of_its_own(copied):
     assert not torch.equal(twin(x), net(x))
 
 
-def test_a_frozen_network_has_a_frozen_twin():
+def test_the_copy_of_a_frozen_network_is_frozen():
     net = MLP([3, 4, 2]).requires_grad_(False)
-    assert not net.twin().flat.requires_grad
+    assert not copy.deepcopy(net).flat.requires_grad
+
+
+def test_the_target_of_a_users_subclass_computes_what_the_subclass_does():
+    class Doubled(MLP):
+        def __init__(self, sizes):
+            super().__init__(sizes)
+            self.extra = nn.Linear(1, 1)
+
+        def forward(self, x):
+            return 2 * self.extra(super().forward(x))
+
+    net = Doubled([2, 3, 1])
+    target = make_target(net)
+    x = torch.randn(4, 2)
+    assert type(target) is Doubled and torch.equal(target(x), net(x))
+    with torch.no_grad():
+        net.flat.zero_()
+        net.extra.bias.fill_(7.0)
+    assert not torch.equal(target(x), net(x))
 
 
 def test_deepcopy_of_a_module_around_copies_the_network_inside():
