@@ -63,15 +63,23 @@ class Optimizer:
         self.torch.state.clear()
         state = saved["state"]
         for name, parameter, mlp in _leaves(self.module):
-            own: dict[str, Tensor] = dict(state.get(name, {}))
+            own: dict[str, Tensor] = {k: _fitting(v, parameter, name) for k, v in state.get(name, {}).items()}
             if mlp is not None:
-                for part, _ in mlp.named_views(parameter.detach()):
-                    for key, value in state.get(f"{name}.{part}".strip("."), {}).items():
+                for part, view in mlp.named_views(parameter.detach()):
+                    key_of_part = f"{name}.{part}".strip(".")
+                    for key, value in state.get(key_of_part, {}).items():
                         flat = own.setdefault(key, torch.zeros_like(parameter))
-                        dict(mlp.named_views(flat))[part].copy_(value)
+                        dict(mlp.named_views(flat))[part].copy_(_fitting(value, view, key_of_part))
             if own:
                 # A fused optimizer wants its step counts where the parameters are, and the others do not mind.
                 self.torch.state[parameter] = {k: v.to(parameter.device, copy=True) for k, v in own.items()}
+
+
+def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
+    """Return an optimizer's figure for a parameter, one number or one per entry; ValueError otherwise."""
+    if value.dim() and value.shape != parameter.shape:
+        raise ValueError(f"the optimizer's state of {name} has shape {tuple(value.shape)}, must be {tuple(parameter.shape)}")
+    return value
 
 
 def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, MLP | None]]:
@@ -155,18 +163,30 @@ class Metrics(Mapping[str, float]):
 
 
 def gather_state(owner: object, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the state of every attribute that has one: modules, optimizers, generators, normalisers, streams."""
+    """Return copies of the state of every attribute that has one: modules, optimizers, generators, normalisers, …"""
     state: dict[str, Any] = {}
     for name, value in vars(owner).items():
         if name in skip:
             continue
         if isinstance(value, torch.Generator):
             state[name] = value.get_state()
-        elif isinstance(value, nn.Module):
-            state[name] = {k: v.detach().contiguous() for k, v in value.state_dict().items()}
         elif callable(getattr(value, "state_dict", None)):
-            state[name] = value.state_dict()
+            state[name] = _owned(value.state_dict())
     return state
+
+
+def _owned(value: Any) -> Any:
+    """Copy the arrays of a state: torch's own ``state_dict`` gives memory that the next update changes."""
+    if isinstance(value, Tensor):
+        return value.detach().clone(memory_format=torch.contiguous_format)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {k: _owned(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        copies = [_owned(v) for v in value]
+        return tuple(copies) if isinstance(value, tuple) else copies
+    return value
 
 
 def restore_state(owner: object, state: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
@@ -179,7 +199,7 @@ def restore_state(owner: object, state: Mapping[str, Any], skip: tuple[str, ...]
         elif isinstance(value, nn.Module):
             value.load_state_dict(dict(state[name]))
         elif callable(getattr(value, "load_state_dict", None)) and callable(getattr(value, "state_dict", None)):
-            value.load_state_dict(state[name])
+            value.load_state_dict(_owned(state[name]))
 
 
 class Learner:

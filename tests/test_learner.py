@@ -222,6 +222,34 @@ def test_state_is_gathered_from_every_attribute_that_has_one():
     assert set(gather_state(a, skip=("net",))) == {"generator", "optimizer", "scheduler"}
 
 
+def test_gathered_state_is_a_copy_and_so_is_what_is_restored():
+    def step(whole):
+        whole.optimizer.zero_grad()
+        whole.net(torch.ones(1, 2)).sum().backward()
+        whole.optimizer.step()
+
+    a, b = Whole(), Whole()
+    step(a)
+    state = gather_state(a)
+    before = copy.deepcopy(state)
+    step(a)
+    restore_state(b, state)
+    step(b)
+    for part in ("net", "optimizer"):
+        torch.testing.assert_close(state[part], before[part], rtol=0, atol=0)
+    assert torch.equal(a.net.flat, b.net.flat)
+
+
+def test_an_optimizer_state_of_another_shape_is_refused():
+    for net, name in ((MLP([3, 4, 2]), "layers.0.weight"), (nn.Linear(3, 2), "weight")):
+        optimizer = Optimizer(net, config("adam"), 1e-2)
+        steps(net, optimizer, 1)
+        state = optimizer.state_dict()
+        state["state"][name]["exp_avg"] = torch.zeros(1)
+        with pytest.raises(ValueError, match=rf"state of {name} has shape \(1,\), must be"):
+            optimizer.load_state_dict(state)
+
+
 def test_a_part_that_the_state_lacks_is_named():
     state = gather_state(Whole())
     del state["optimizer"]
