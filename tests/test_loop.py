@@ -210,6 +210,22 @@ def test_a_false_vote_stops_after_everybody_had_the_step(vote):
     assert len(after.of("on_step")) == 3 and len(after.of("on_train_batch")) == 3
 
 
+def test_a_vote_within_a_rollout_counts_at_its_end():
+    def rollout(algo):
+        yield Stepped(1)
+        yield Stepped(1)
+        yield Collected()
+
+    class Voter(Callback):
+        def on_step(self, *, step, **kwargs):
+            return step != 3
+
+    recorder = Recorder()
+    algo = Scripted(rollout, [Voter(), recorder])
+    assert algo.train(10)["reason"] == "stopped"
+    assert algo.step == 4 and len(recorder.of("on_rollout_end")) == 2
+
+
 @pytest.mark.parametrize("vote", [None, True, 1])
 def test_none_and_true_go_on(vote):
     class Voter(Callback):
