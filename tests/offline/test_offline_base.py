@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC
 
 import gymnasium as gym
@@ -114,6 +115,16 @@ def test_batches_of_a_users_dataset_are_float32_tensors_with_a_seed_per_step():
     want = data.sample(16, derive(5, "sample", 0))
     np.testing.assert_allclose(seen[0]["obs"], want["obs"].astype(np.float32))
     np.testing.assert_array_equal(seen[0]["terminated"], want["terminated"].astype(np.float32))
+
+
+def test_whole_numbers_become_float32_where_a_target_is_computed_from_them():
+    data = Own()
+    data.columns |= {"rewards": np.arange(64), "terminated": np.arange(64, dtype=np.uint8) % 2, "steps": np.arange(64)}
+    algo = Mine(data, batch_size=8)
+    seen = watch(algo)
+    algo.train(1)
+    assert seen[0]["rewards"].dtype == seen[0]["terminated"].dtype == torch.float32
+    assert seen[0]["steps"].dtype == torch.int64 and torch.equal(seen[0]["steps"], seen[0]["rewards"].long())
 
 
 def test_what_a_user_hands_out_is_not_written_to():
@@ -388,6 +399,15 @@ def test_a_batch_of_another_size_is_refused():
         Mine(Short(), batch_size=8)
 
 
+@pytest.mark.parametrize("key", ["rewards", "terminated", "truncated"])
+def test_a_column_of_figures_is_refused_since_it_would_be_broadcast(key):
+    data = Own()
+    data.columns["truncated"] = np.zeros(64)
+    data.columns[key] = data.columns[key][:, None]
+    with pytest.raises(DatasetError, match=rf"sample\(8, seed\) returned '{key}' of shape \(8, 1\), must be \(8,\)"):
+        CQL(data, 8, net_arch=[4])
+
+
 @pytest.mark.parametrize("make", [Own, buffer])
 def test_a_batch_larger_than_the_data_names_both_sizes(make):
     with pytest.raises(DatasetMismatchError, match="64 rows, fewer than batch_size 65") as caught:
@@ -459,13 +479,53 @@ def test_and_else_the_range_of_the_data_with_one_warning(make):
     assert len(caught) == 1 and algo.bounds_from == "data"
     assert (abs(algo.act_space.high) <= 2).all() and (algo.act_space.high > 1.5).all()
     seen = watch(algo)
-    algo.train(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the range of a user's object is known from its first batch only
+        algo.train(2)
     assert all(b["actions"].abs().max() <= 1 for b in seen)
 
 
 def test_actions_beyond_known_bounds_are_clipped_with_a_warning_that_says_so():
     with pytest.warns(UserWarning, match=r"actions are clipped: the data's reach \[-1\.\d+, 1\.\d+\] in dimension 0, the bounds from the flags are \[-1, 1\]"):
         scaled(action_low=-1.0, action_high=1.0)
+
+
+class Late(Own):
+    """Its first batch does not show what the others hold."""
+
+    def __init__(self, first, later):
+        super().__init__()
+        self.actions = [first, later]
+
+    def sample(self, batch_size, seed):
+        batch = super().sample(batch_size, seed)
+        batch["actions"] = np.resize(self.actions[min(len(self.seeds), 2) - 1], (batch_size, *np.shape(self.actions[0])))
+        return batch
+
+
+def test_actions_beyond_bounds_that_one_batch_suggested_are_named_once():
+    algo = Mine(Late([0.5, 0.5], [0.5, 5.0]), batch_size=8)
+    assert algo.bounds_from == "[-1, 1]"
+    with pytest.warns(UserWarning, match=r"the data's reach \[5, 5\] in dimension 1, the bounds from the first batch are \[-1, 1\]") as caught:
+        algo.train(3)
+    assert len(caught) == 1
+
+
+def test_a_discrete_action_that_the_first_batch_did_not_show_is_an_error_unless_the_dataset_knows_them():
+    with pytest.raises(DatasetError, match="the action 5, its first batch had none above 2") as caught:
+        Mine(Late(2, 5), batch_size=8).train(1)
+    assert "n_actions" in caught.value.hint
+    data = Late(2, 5)
+    data.n_actions = 6
+    algo = Mine(data, batch_size=8)
+    assert algo.act_dim == 6 and next(iter(algo._batch(0)["actions"])) == 5
+
+
+def test_arguments_are_public_attributes():
+    data = buffer()
+    algo = Mine(data, batch_size=8, seed=3, env=Noisy, action_low=-1.0, action_high=2.0, normalize_obs=True)
+    assert (algo.dataset, algo.batch_size, algo.seed, algo.env) == (data, 8, 3, Noisy)
+    assert (algo.action_low, algo.action_high, algo.normalize_obs, algo.logger) == (-1.0, 2.0, True, None)
 
 
 def test_rounding_beyond_the_bounds_is_no_cause_for_a_warning():
@@ -578,6 +638,14 @@ def test_a_loaded_model_does_not_train_without_its_dataset(tmp_path):
     with pytest.raises(ConfigError, match="Mine was loaded without its dataset") as caught:
         Mine.from_checkpoint(tmp_path / "x.pt").train(1)
     assert "dataset=" in caught.value.hint
+
+
+def test_a_dataset_given_on_loading_must_fit(tmp_path):
+    Mine(Own(), batch_size=8).save(tmp_path / "x.pt")
+    data = Own()
+    data.columns["obs"] = np.zeros((64, 5))
+    with pytest.raises(DatasetMismatchError, match=r"observations of shape \(5,\), the checkpoint has Box"):
+        Mine.from_checkpoint(tmp_path / "x.pt", dataset=data)
 
 
 def test_a_constructor_that_takes_little_can_be_loaded(tmp_path):
