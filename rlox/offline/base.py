@@ -39,9 +39,10 @@ from ..loop import Progress, Stepped, Updated
 from ..protocols import Batch, OfflineDataset
 from ..registry import ALGORITHMS, Kind
 from ..seeding import TorchStream, derive, torch_generator
-from .bounds import RecordedData, find_spaces
+from .bounds import RecordedData, check_fits, check_guess, find_spaces, is_guess
 
 REQUIRED = ("obs", "next_obs", "actions", "rewards", "terminated")
+FIGURES = ("rewards", "terminated", "truncated")  # one number per row, float32 in training
 
 
 class _Seeded(ABCMeta):
@@ -139,11 +140,14 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         self.dataset = _check_dataset(dataset)
         self.batch_size = batch_size
         self.env = env
+        self.action_low, self.action_high = action_low, action_high
+        self.normalize_obs = normalize_obs
         self.env_source = None if env is None else EnvSource.of(env)
         self._out: Batch | None = None
         probe = self._probe()
         observation, action, self.bounds_from = find_spaces(dataset, probe, self.env_source, action_low, action_high)
         self.obs_space, self.act_space = ObsSpace(observation), ActionSpace(action)
+        self._guessed = is_guess(dataset, self.bounds_from, self.act_space.discrete)
         self.obs_dim = self.obs_space.dim
         self.act_dim = self.act_space.n if self.act_space.discrete else self.act_space.dim
         self._check_actions()
@@ -230,9 +234,11 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         if missing:
             raise DatasetError(f"{type(self.dataset).__name__}.sample returned no {missing[0]!r}, only {sorted(probe)}")
         arrays = {k: _to_numpy(v) for k, v in probe.items()}
-        for key in REQUIRED:
-            if arrays[key].ndim < 1 or len(arrays[key]) != n:
-                raise DatasetError(f"sample({n}, seed) returned {key!r} of shape {arrays[key].shape}, must have {n} rows")
+        for key in (k for k in arrays if k in REQUIRED or k in FIGURES):
+            shape = arrays[key].shape
+            if shape[:1] != (n,) or (key in FIGURES and shape != (n,)):  # (n, 1) would be broadcast against (n,)
+                wanted = f"be ({n},)" if key in FIGURES else f"have {n} rows"
+                raise DatasetError(f"sample({n}, seed) returned {key!r} of shape {shape}, must {wanted}")
         return arrays
 
     def _sample(self, seed: int) -> Batch:
@@ -261,8 +267,10 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
                     array = self.normalizer(array)
             elif key == "actions":
                 flat = array if self.act_space.discrete else array.reshape(len(array), -1)
+                if self._guessed:
+                    self._guessed = check_guess(self.dataset, flat, self.act_space.space)
                 array = self.act_space.from_env(flat)
-            elif array.dtype.kind in "fb":
+            elif key in FIGURES or array.dtype.kind in "fb":
                 array = array.astype(np.float32, copy=False)
             batch[key] = torch.from_numpy(np.require(array, requirements=("C", "W"))).to(self.device)
         return batch
@@ -314,6 +322,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         algo = cls(data, **_accepted(cls, known), **given)
         if dataset is not None:
             algo.dataset = _check_dataset(dataset)
+            check_fits("the checkpoint", algo.obs_space.space, algo.act_space.space, algo._probe())
         if env is None:
             algo.env_source = recorded_source(manifest)
         else:

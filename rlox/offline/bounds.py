@@ -58,14 +58,14 @@ def find_spaces(
         raise ConfigError("action_low and action_high must be given together", param="--action-low")
     if source is not None:
         env_observation, env_action = source.spaces()
-        _check_fits(source, env_observation, env_action, probe)
+        check_fits(source, env_observation, env_action, probe)
         _warn_beyond(dataset, probe, env_action, "environment")
         return env_observation, env_action, "env"
     meta = getattr(dataset, "meta", None)
     if isinstance(meta, dict) and {"observation_space", "action_space"} <= set(meta):
         observation = space_from_json(meta["observation_space"], error=DatasetError)
         action = space_from_json(meta["action_space"], error=DatasetError)
-        _check_fits("its metadata", observation, action, probe)
+        check_fits("its metadata", observation, action, probe)
         _warn_beyond(dataset, probe, action, "file")
         return observation, action, "dataset"
     if actions.ndim == 1 and actions.dtype.kind in "iu":
@@ -81,8 +81,9 @@ def find_spaces(
     lowest, highest = _range_of(dataset, actions)
     if (lowest >= -1).all() and (highest <= 1).all():
         return observation, spaces.Box(-1, 1, shape, np.float32), "[-1, 1]"
+    whose = "first batch's" if getattr(dataset, "action_min", None) is None else "data's"
     warnings.warn(
-        "action bounds are unknown; taking the data's range "
+        f"action bounds are unknown; taking the {whose} range "
         f"[{lowest.min():.4g}, {highest.max():.4g}]: give --env, or --action-low and --action-high",
         stacklevel=4,
     )
@@ -97,7 +98,8 @@ def _range_of(dataset: Any, actions: NDArray[Any]) -> tuple[NDArray[Any], NDArra
     return np.asarray(lowest, np.float32), np.asarray(highest, np.float32)
 
 
-def _check_fits(source: object, observation: Any, action: Any, probe: dict[str, NDArray[Any]]) -> None:
+def check_fits(source: object, observation: Any, action: Any, probe: dict[str, NDArray[Any]]) -> None:
+    """Raise DatasetMismatchError when a batch does not have the shapes of these spaces."""
     obs_dim, act = ObsSpace(observation).dim, ActionSpace(action)
     have = int(np.prod(probe["obs"].shape[1:]))
     if have != obs_dim:
@@ -113,10 +115,39 @@ def _check_fits(source: object, observation: Any, action: Any, probe: dict[str, 
         )
 
 
-def _warn_beyond(dataset: Any, probe: dict[str, NDArray[Any]], action: Any, where: str) -> None:
-    """Say once that actions are clipped to bounds that they do not keep to, beyond what rounding explains."""
+def is_guess(dataset: Any, bounds_from: str, discrete: bool) -> bool:
+    """Say whether one batch decided that all actions lie in [-1, 1], or how many discrete ones there are.
+
+    A range taken from a batch is not meant: that comes with a warning of its own.
+    """
+    known = "n_actions" if discrete else "action_min"
+    return bounds_from == ("data" if discrete else "[-1, 1]") and getattr(dataset, known, None) is None
+
+
+def check_guess(dataset: Any, actions: NDArray[Any], action: Any) -> bool:
+    """Return whether actions keep to a space that was guessed from an earlier batch, with a warning where not.
+
+    Raises
+    ------
+    DatasetError
+        A discrete action that the guessed space does not have.
+    """
     if isinstance(action, spaces.Discrete):
-        return
+        largest = int(actions.max())
+        if largest >= action.start + action.n:
+            raise DatasetError(
+                f"the dataset has the action {largest}, its first batch had none above {action.start + action.n - 1}",
+                hint="give it an attribute `n_actions`, or pass `env`",
+                value=largest,
+            )
+        return True
+    return not _warn_beyond(dataset, {"actions": actions}, action, "first batch")
+
+
+def _warn_beyond(dataset: Any, probe: dict[str, NDArray[Any]], action: Any, where: str) -> bool:
+    """Say that actions are clipped to bounds that they do not keep to, beyond what rounding explains."""
+    if isinstance(action, spaces.Discrete):
+        return False
     lowest, highest = (bound.reshape(-1) for bound in _range_of(dataset, probe["actions"]))
     low, high = ActionSpace(action).low, ActionSpace(action).high
     slack = 1e-3 * (high - low)
@@ -128,3 +159,4 @@ def _warn_beyond(dataset: Any, probe: dict[str, NDArray[Any]], action: Any, wher
             f"the bounds from the {where} are [{low[i]:.4g}, {high[i]:.4g}]",
             stacklevel=4,
         )
+    return bool(outside.size)

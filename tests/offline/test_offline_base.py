@@ -472,9 +472,9 @@ def test_then_minus_1_to_1_when_all_actions_lie_inside(make):
     assert (algo.bounds_from, algo.act_space.low.tolist(), algo.act_space.high.tolist()) == ("[-1, 1]", [-1, -1], [1, 1])
 
 
-@pytest.mark.parametrize("make", [Own, buffer])
-def test_and_else_the_range_of_the_data_with_one_warning(make):
-    with pytest.warns(UserWarning, match="action bounds are unknown; taking the data's range") as caught:
+@pytest.mark.parametrize(("make", "whose"), [(Own, "first batch's"), (buffer, "data's")])
+def test_and_else_the_range_of_the_data_with_one_warning(make, whose):
+    with pytest.warns(UserWarning, match=f"action bounds are unknown; taking the {whose} range") as caught:
         algo = scaled(make)
     assert len(caught) == 1 and algo.bounds_from == "data"
     assert (abs(algo.act_space.high) <= 2).all() and (algo.act_space.high > 1.5).all()
@@ -552,7 +552,7 @@ def test_bounds_that_do_not_fit_are_refused(options, message):
 def test_a_dimension_that_never_moves_still_has_bounds():
     data = Own(scale=2.0)
     data.columns["actions"][:, 1] = 3.0
-    with pytest.warns(UserWarning, match="data's range"):
+    with pytest.warns(UserWarning, match="bounds are unknown"):
         algo = Mine(data, batch_size=8)
     assert algo.act_space.low[1] < algo.act_space.high[1] and np.isfinite(algo.predict(np.zeros(3))).all()
 
