@@ -76,7 +76,8 @@ class ExplorationStrategy(Protocol):
 class ReplayBufferProtocol(Protocol):
     """Where off-policy transitions go and come from.
 
-    ``push_many``, ``update_priorities`` and ``state_dict`` are used when they are there. Actions are in [-1, 1].
+    ``push_many``, with the same arguments by column, is used when it is there. With ``state_dict`` and
+    ``load_state_dict`` the run can be resumed exactly; without, it is marked as not exact. Actions are in [-1, 1].
     """
 
     def push(
@@ -95,7 +96,7 @@ class ReplayBufferProtocol(Protocol):
         """Return a batch; the same seed gives the same batch.
 
         obs, next_obs (B, …); actions (B, A) float32, or (B,) int64 where discrete; rewards, terminated, truncated (B,)
-        float32; indices (B,) int64; weights (B,) where prioritized.
+        float32. Other keys are passed over.
         """
         ...
 

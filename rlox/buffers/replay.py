@@ -72,6 +72,7 @@ class ReplayBuffer:
         self.act_dim = act_dim
         self.n_envs = count("n_envs", n_envs)
         self.obs_shape = layout.obs_shape
+        self.act_shape = layout.act_shape
         self.obs_dtype = layout.obs_dtype
         self.discrete = layout.act_shape == ()
         self._store = RowStore(layout, self.n_envs, hint="take a smaller capacity (buffer_size)")

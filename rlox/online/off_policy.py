@@ -27,8 +27,7 @@ from ..loop import Collected, Progress, Stepped, Updated
 from ..protocols import Batch, ExplorationStrategy, ReplayBufferProtocol
 from ..registry import ALGORITHMS
 from ..seeding import TorchStream, derive, torch_generator
-
-BATCH_KEYS = ("obs", "next_obs", "actions", "rewards", "terminated", "truncated")
+from .parts import check_batch, check_n_envs, check_ring
 
 
 @dataclass
@@ -73,7 +72,7 @@ class OffPolicyAlgorithm(Algorithm):
         self.config = make_config(self.config_class, config, overrides)
         self.env = env
         self._take_env(env)
-        self.n_envs = _check_n_envs(n_envs, self.env_source)
+        self.n_envs = check_n_envs(n_envs, self.env_source)
         self.exploration = exploration
         self._buffer = buffer
         self._require(buffer=("push", "sample", "__len__"), exploration=("select_action", "reset"))
@@ -94,8 +93,12 @@ class OffPolicyAlgorithm(Algorithm):
         self._collected = 0  # transitions since the last phase of updates
         self._owed = 0  # updates owed, in units of 1 / train_freq
         self._out: Batch | None = None
-        if exploration is not None and not hasattr(exploration, "state_dict"):
-            self.exact.append("the exploration has no state_dict")
+        self._stored = 0  # transitions
+        if isinstance(buffer, ReplayBuffer):
+            check_ring(buffer, self)
+        for name, part in (("exploration", exploration), ("buffer", buffer)):
+            if part is not None and not hasattr(part, "state_dict"):
+                self.exact.append(f"the {name} has no state_dict")
         if buffer is None and not isinstance(env, Recorded):  # a loaded model may only be there to act
             self._check_memory()
         self.callbacks.on_attach(self)
@@ -150,7 +153,8 @@ class OffPolicyAlgorithm(Algorithm):
         rewards = result.rewards if n == self.n_envs else result.rewards[result.valid]
         yield Stepped(n, float(rewards.mean()) if n else None, result.episodes)
 
-        if warming_up or len(self.buffer) < min(config.learning_starts, config.buffer_size):
+        # Not len(buffer) alone: one of the user's may be smaller. Not step alone: a loaded model starts with an empty one.
+        if warming_up or max(self._stored, len(self.buffer)) < config.learning_starts:
             return
         self._collected += n
         if self._collected < config.train_freq:
@@ -190,7 +194,7 @@ class OffPolicyAlgorithm(Algorithm):
                 self.env_source, self.n_envs, seed=self.seed, vec=config.vec, timeout_s=config.env_timeout
             )
             self._obs = self._envs.reset()
-            if self._envs.exact is not None:
+            if self._envs.exact is not None and self._envs.exact not in self.exact:
                 self.exact.append(self._envs.exact)
             if self.normalizer is not None:
                 self.normalizer.update(self._obs)
@@ -224,6 +228,7 @@ class OffPolicyAlgorithm(Algorithm):
         else:
             for row in zip(*rows, strict=True):
                 self.buffer.push(*row)
+        self._stored += len(keep)
         return len(keep)
 
     def _sample(self, seed: int) -> Batch:
@@ -232,8 +237,10 @@ class OffPolicyAlgorithm(Algorithm):
             self._out = arrays = self.buffer.sample(self.config.batch_size, seed, out=self._out)
         else:
             arrays = check_batch(self.buffer.sample(self.config.batch_size, seed), self)
-        if self.normalizer is not None:
-            arrays = {**arrays, "obs": self.normalizer(arrays["obs"]), "next_obs": self.normalizer(arrays["next_obs"])}
+        for key in ("obs", "next_obs"):
+            raw = arrays[key]
+            seen = raw.astype(np.float32, copy=False) if self.normalizer is None else self.normalizer(raw)
+            arrays = {**arrays, key: seen}
         return {k: torch.as_tensor(v).to(self.device) for k, v in arrays.items()}
 
     def _learn(self, batch: Batch) -> Mapping[str, Any]:
@@ -336,36 +343,4 @@ class OffPolicyAlgorithm(Algorithm):
         return construct(Recorded(source, observation, action), **known, **parts)  # type: ignore[no-any-return]
 
 
-def check_batch(batch: Batch, algo: OffPolicyAlgorithm) -> Batch:
-    """Return a batch of a user's buffer with the standard dtypes, or say which key or shape is wrong."""
-    n, obs_dim, act_dim = algo.config.batch_size, algo.obs_space.dim, algo.act_space.dim
-    action_shape = (n,) if algo.act_space.discrete else (n, act_dim)
-    shapes = {"obs": (n, obs_dim), "next_obs": (n, obs_dim), "actions": action_shape}
-    checked: Batch = {}
-    for key in BATCH_KEYS:
-        if key not in batch:
-            raise ConfigError(f"buffer.sample returned no {key!r}, only {', '.join(sorted(batch))}", param="buffer")
-        value = batch[key]
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if array.shape != shapes.get(key, (n,)):
-            raise ConfigError(f"buffer.sample returned {key} of shape {array.shape}, must be {shapes.get(key, (n,))}")
-        discrete = key == "actions" and algo.act_space.discrete
-        checked[key] = np.ascontiguousarray(array, np.int64 if discrete else np.float32)
-    return checked
-
-
-def _check_n_envs(n_envs: int, source: EnvSource | None) -> int:
-    """Return the number of environments; a vector environment of another make has its own."""
-    if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
-        raise ConfigError(f"n_envs is {n_envs!r}, must be an integer of at least 1", param="n_envs", value=n_envs)
-    if source is None or source.vector is None:
-        if n_envs > 1 and source is not None and not source.can_remake:
-            raise ConfigError(f"n_envs is {n_envs}, {source} is one and cannot be made again", param="n_envs",
-                              hint="pass a factory or an id instead of an environment")  # fmt: skip
-        return n_envs
-    if n_envs not in (1, source.vector.num_envs):
-        raise ConfigError(f"n_envs is {n_envs}, {source} has {source.vector.num_envs} environments", param="n_envs")
-    return int(source.vector.num_envs)
-
-
-__all__ = ["OffPolicyAlgorithm", "Recorded", "check_batch"]
+__all__ = ["OffPolicyAlgorithm", "Recorded"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from abc import ABC
 
 import gymnasium as gym
@@ -479,9 +478,7 @@ def test_and_else_the_range_of_the_data_with_one_warning(make, whose):
     assert len(caught) == 1 and algo.bounds_from == "data"
     assert (abs(algo.act_space.high) <= 2).all() and (algo.act_space.high > 1.5).all()
     seen = watch(algo)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the range of a user's object is known from its first batch only
-        algo.train(2)
+    algo.train(2)
     assert all(b["actions"].abs().max() <= 1 for b in seen)
 
 

@@ -362,6 +362,58 @@ def test_a_buffer_with_push_many_gets_a_vector_step_at_once():
     assert buffer.calls == 15 and len(buffer) == 30
 
 
+def test_a_buffer_smaller_than_learning_starts_does_not_keep_training_from_starting():
+    algo = make(buffer=ReplayBuffer(16, 3, 2), learning_starts=30)
+    algo.train(40)
+    assert algo.n_updates == 10
+
+
+@pytest.mark.parametrize(
+    ("ring", "n_envs", "message"),
+    [
+        ((5, 2), 1, r"buffer is made for observations of shape \(5,\), must be \(3,\)"),
+        (((3, 1), 2), 1, r"buffer is made for observations of shape \(3, 1\), must be \(3,\)"),
+        ((3, 1), 1, r"buffer is made for actions of shape \(1,\), must be \(2,\)"),
+        ((3, 2), 2, "buffer is made for n_envs 1, must be 2"),
+    ],
+)
+def test_a_ring_made_for_something_else_is_refused_at_construction(ring, n_envs, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make(n_envs=n_envs, buffer=ReplayBuffer(100, *ring))
+    assert caught.value.param == "buffer"
+
+
+@pytest.mark.parametrize("normalize_obs", [False, True])
+def test_a_ring_of_another_dtype_is_read_as_float32(normalize_obs):
+    plain, double = (
+        make(normalize_obs=normalize_obs, buffer=ReplayBuffer(500, 3, 2, obs_dtype=dtype)) for dtype in ("float32", "float64")
+    )
+    for algo in (plain, double):
+        algo.train(30)
+    assert same(plain, double) and double._sample(0)["obs"].dtype == torch.float32
+
+
+def test_read_only_arrays_of_a_users_buffer_are_taken():
+    class Frozen(OwnBuffer):
+        def sample(self, batch_size, seed):
+            batch = {k: v.astype(np.float32) for k, v in super().sample(batch_size, seed).items()}
+            for column in batch.values():
+                column.flags.writeable = False
+            return batch
+
+    assert make(buffer=Frozen()).train(25)["n_updates"] == 5
+
+
+def test_what_cannot_be_saved_is_named_once():
+    assert make().exact == make(buffer=ReplayBuffer(500, 3, 2)).exact == []
+    assert make(buffer=OwnBuffer()).exact == ["the buffer has no state_dict"]
+    algo = SAC(vector(2, gym.vector.AutoresetMode.SAME_STEP), **TINY)
+    for _ in range(2):
+        algo.train(4)
+        algo.close()
+    assert len(algo.exact) == 1
+
+
 def test_exploration_is_copied_per_environment_reset_at_episode_ends_and_clipped():
     given = OwnExploration()
     algo = make(Endless, n_envs=2, exploration=given)
