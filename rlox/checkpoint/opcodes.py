@@ -18,6 +18,7 @@ from ..errors import CheckpointError, printable
 MAX_BYTES = 16 * 2**20
 MAX_OPCODES = 1_000_000
 MAX_DEPTH = 64
+MAX_NAME = 4096  # characters of a tensor's full name; without a limit, one long key is copied for every leaf
 MAX_INT_BITS = 2039  # LONG1, the longest integer that torch's restricted unpickler reads
 
 ITEMSIZE = {
@@ -134,6 +135,8 @@ def leaves(state: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, An
     """
     if depth > MAX_DEPTH:
         raise CheckpointError(f"{printable(name, 80)} is nested more than {MAX_DEPTH} levels deep")
+    if len(name) > MAX_NAME:
+        raise CheckpointError(f"{printable(name, 80)} is a name of more than {MAX_NAME} characters")
     if isinstance(state, _Name | _Storage | _Hooks):
         raise CheckpointError(
             f"unsafe content: {_dotted(state.text) if isinstance(state, _Name) else 'a bare storage'}"
@@ -191,6 +194,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.declared: dict[str, _Storage] = {}
+        self.recalled = 0  # characters that came back from the memo
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -246,6 +250,9 @@ class _Machine:
         value = self.memo.get(index)
         if not isinstance(value, str | _Name):
             raise CheckpointError("unsafe content: the pickle uses one object in two places")
+        self.recalled += len(value) if isinstance(value, str) else 0
+        if self.recalled > MAX_BYTES:
+            raise CheckpointError("unsafe content: the pickle repeats its texts without end")
         self.push(value)
 
     def persistent(self, _: object) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import zipfile
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
+from .. import __version__
 from ..errors import CheckpointError, CheckpointNotFoundError, WriteError, printable
 from ..files import atomic_write, available_memory, human_bytes
 from . import archive, opcodes
@@ -47,7 +48,7 @@ def save(path: str | os.PathLike[str], state: Any, manifest: dict[str, Any]) -> 
     fields = {
         "schema": manifests.SCHEMA,
         "format": manifests.FORMAT,
-        "rlox": _rlox_version(),
+        "rlox": __version__,
         "torch": str(torch.__version__),
         **{key: value for key, value in manifest.items() if key not in manifests.RESERVED},
     }
@@ -81,9 +82,12 @@ def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> tupl
         fit into memory.
     """
     from . import tensors
+    from .limits import check_size
 
     with archive.opened(path) as file:
         contents = archive.inspect(file)
+        specs = (s for _, s in opcodes.leaves(contents.state) if isinstance(s, opcodes.TensorSpec))
+        check_size(contents.manifest, sum(prod(s.shape) for s in specs))
         needed, free = contents.size, available_memory()
         if needed > free:
             raise CheckpointError(f"needs {human_bytes(needed)} of memory, {human_bytes(free)} are free")
@@ -184,10 +188,3 @@ def _finish(file: IO[bytes], fields: dict[str, Any], path: str | os.PathLike[str
     file.write(digest)
     file.flush()
     archive.inspect(file)
-
-
-def _rlox_version() -> str:
-    try:
-        return importlib.metadata.version("rlox")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

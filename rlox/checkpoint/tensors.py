@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, printable
@@ -103,10 +104,12 @@ def check_same(state: Any, scanned: Any) -> None:
     """Raise CheckpointError unless torch read exactly the state that was checked."""
     import torch
 
-    def outline(leaves: Any) -> list[tuple[str, Any]]:
-        return [(n, _spec(v) if isinstance(v, torch.Tensor | opcodes.TensorSpec) else repr(v)) for n, v in leaves]
+    def outline(leaves: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for name, value in leaves:
+            yield name, _spec(value) if isinstance(value, torch.Tensor | opcodes.TensorSpec) else repr(value)
 
-    if outline(opcodes.leaves(state)) != outline(opcodes.leaves(scanned)):
+    pairs = zip_longest(outline(opcodes.leaves(state)), outline(opcodes.leaves(scanned)))  # never all in memory
+    if any(ours != theirs for ours, theirs in pairs):
         raise CheckpointError("unsafe content: torch reads another state than the one that was checked")
 
 

@@ -100,6 +100,14 @@ def evil_pickles(canary: Path) -> dict[str, tuple[bytes, str]]:
         "very deep": (P2 + b"]" * 100_000 + b"a" * 99_999 + b".", "is nested more than 64 levels deep"),
         "very deep tuples": (P2 + b")" + b"\x85" * 100_000 + b"Q.", "unsafe content: a reference"),
         "a million dicts": (P2 + b"(" + b"}" * 2_000_000 + b"l.", "more than 1000000 opcodes"),
+        "endless name": (
+            pickled_dict(b"}" + fragment("k" * 5000) + b"Ns"),
+            "is a name of more than 4096 characters",
+        ),
+        "endless text": (
+            P2 + b"](" + fragment("t" * 2**20) + b"q\x00" + b"h\x00" * 17 + b"e.",
+            "unsafe content: the pickle repeats its texts without end",
+        ),
         "too long": (P2 + b"N" * (16 * 2**20) + b".", "has 16777219 bytes, at most 16777216 are allowed"),
     }
 
@@ -162,7 +170,19 @@ def evil_archives(tmp: Path, canary: Path) -> dict[str, tuple[Callable[[Path], o
         path.write_bytes(data[:end] + record + locator + data[end:])
         return seal(path)
 
+    def other_size(path: Path) -> object:
+        """A size in the extra field of the directory, which readers of 64-bit archives prefer."""
+        data = forge(path, good).read_bytes()
+        start = data.index(b"PK\x01\x02")
+        name = start + 46 + int.from_bytes(data[start + 28 : start + 30], "little")
+        more = b"\x01\x00\x08\x00" + bytes(8)
+        data = data[: start + 30] + len(more).to_bytes(2, "little") + data[start + 32 : name] + more + data[name:]
+        length = int.from_bytes(data[-42:-38], "little") + len(more)
+        path.write_bytes(data[:-42] + length.to_bytes(4, "little") + data[-38:])
+        return seal(path)
+
     return {
+        "size elsewhere": (other_size, "has sizes or places of its own"),
         "deflated member": (lambda p: forge(p, good, deflated="archive/data/0"), "member archive/data/0 is compressed"),
         "zip bomb": (
             lambda p: forge(p, good, [bytes(2**28)], deflated="archive/data/0"),
