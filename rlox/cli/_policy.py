@@ -84,6 +84,10 @@ def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSour
     if options.env is not None:
         return EnvSource.of(options.env, options.env_kwarg, typed=True)
     recorded = as_table(opened.manifest.get("env"))
+    odd = sorted(set(recorded) - {"id", "text", "kwargs"})
+    if odd:
+        raise CheckpointError(f"{printable(opened.typed)} records an environment with {printable(odd[0])!r}, which is "
+                              "no part of an id", hint=f"`{command} --env ID`", value=odd[0])  # fmt: skip
     if recorded.get("id") is not None:
         kwargs = recorded.get("kwargs")
         return EnvSource.from_record(recorded["id"], {**kwargs, **options.env_kwarg} if isinstance(kwargs, dict) else kwargs)
@@ -99,6 +103,9 @@ def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSour
 
 def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_nonfinite: bool = False) -> Algorithm:
     """Rebuild the algorithm of a checkpoint for that environment (imports torch)."""
+    from ..runs.threads import start_torch
+
+    start_torch()
     from ..algorithm import Algorithm, load_algorithm
     from ._user_code import load_class
 
@@ -108,7 +115,12 @@ def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_non
         if not issubclass(cls, Algorithm):
             raise ConfigError(f"algo is {printable(options.algo)!r}, must be a subclass of rlox.OfflineAlgorithm "
                               "or of another algorithm of rlox", param="--algo", value=options.algo)  # fmt: skip
-    return load_algorithm(opened.path, env=source, cls=cls, device=options.device, allow_nonfinite=allow_nonfinite)
+    try:
+        return load_algorithm(opened.path, env=source, cls=cls, device=options.device, allow_nonfinite=allow_nonfinite)
+    except CheckpointError as error:  # of several files, the one that is meant
+        if str(opened.path) not in error.message:
+            error.message = f"{printable(opened.typed)}: {error.message}"
+        raise
 
 
 def import_packages(names: Sequence[str]) -> None:

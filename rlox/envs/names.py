@@ -64,7 +64,8 @@ def check_recorded(id: object, kwargs: object, error: type[RloxError]) -> tuple[
     """Return an id and keyword arguments read from a file, or raise ``error``; nothing is imported for them.
 
     The id must be plain and registered already, and the values plain scalars, because a gymnasium spec or a
-    ``module:`` id from a stranger's file is code.
+    ``module:`` id from a stranger's file is code. Text with ``:``, ``/`` or ``\\`` is refused too: some constructors
+    import the module, or read the file, that such an argument names.
     """
     hint = "name the environment yourself with `--env`"
     if not isinstance(id, str) or len(id) > MAX_NAME or not RECORDED_ID.fullmatch(id):
@@ -77,6 +78,8 @@ def check_recorded(id: object, kwargs: object, error: type[RloxError]) -> tuple[
     for key, value in kwargs.items():
         if not is_scalar(value):
             raise error(f"the recorded argument {printable(key)!r} of {id!r} is no plain scalar", hint=hint)
+        if isinstance(value, str) and set(value) & set(":/\\"):
+            raise error(f"the recorded argument {printable(key)!r} of {id!r} names a file or module", hint=hint)
     return id, dict(kwargs)
 
 

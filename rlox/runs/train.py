@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
-from ..errors import ConfigError, DivergedError, RloxError
+from ..errors import CheckpointError, ConfigError, DivergedError, RloxError
 from ..files import atomic_write, human_bytes
 from ..seeding import derive
 from .directory import Run, create_run, now, shortest
 from .meta import code, machine
 from .plan import Plan, Target, make_plan
 from .threads import threads
+
+if TYPE_CHECKING:
+    from ..envs import EnvSource
 
 # SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
@@ -248,7 +251,7 @@ class _Session:
             words += ["--import", package]
         if source is None:
             return shlex.join([*words, "--env"]) + " ID"
-        if source.id is None or source is not self.plan.source:
+        if source.id is None or source is not self.plan.source or not _may_be_recorded(source):
             words += ["--env", str(source.text)]
             for key, value in source.kwargs.items():
                 words += ["--env-kwarg", f"{key}={toml_value(value)}"]
@@ -297,6 +300,17 @@ def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:
     if missing:
         raise ConfigError(f"{cls.__name__} does not take {', '.join(missing)}",
                           hint="let its __init__ take **kwargs and hand them to super().__init__")  # fmt: skip
+
+
+def _may_be_recorded(source: EnvSource) -> bool:
+    """Whether a reader makes this environment from what a checkpoint records of it."""
+    from ..envs import EnvSource
+
+    try:
+        EnvSource.from_record(source.id, source.kwargs)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _state_bytes(state: Any) -> int:

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from cli_files import BROKEN_CHECKPOINTS, write_checkpoint, write_environments, write_nonfinite
-from cli_run import refused, run, spawn
+from cli_run import environment, refused, run, spawn
 
 SHORT = ("--episodes", "2", "--max-episode-steps", "20")
 
@@ -289,7 +290,8 @@ def test_an_argument_that_the_environment_does_not_take(capsys, good):
 @pytest.mark.parametrize(
     "env",
     [{"id": "evil_module:X-v0"}, {"id": "os:system"}, {"id": 7}, {"id": "Nowhere-v0"}, {"id": "Pendulum-v1", "kwargs": {"g": [1]}},
-     {"id": "Pendulum-v1", "kwargs": 3}],
+     {"id": "Pendulum-v1", "kwargs": 3}, {"entry_point": "os:system"},
+     {"id": "Pendulum-v1", "kwargs": {"env_id": "evil_module:X-v0"}}, {"id": "Pendulum-v1", "kwargs": {"xml_file": "/etc/passwd"}}],
     ids=str,
 )  # fmt: skip
 def test_environment_ids_in_a_file_are_data(capsys, tmp_path, monkeypatch, env):
@@ -359,3 +361,28 @@ def test_a_real_process_evaluates(good, tmp_path):
     assert ran.code == 0 and ran.err == ""
     assert np.isfinite(json.loads(ran.out)["result"]["return_mean"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_of_networks_that_the_file_does_not_hold_is_refused_before_they_are_made(capsys, tmp_path, monkeypatch):
+    import torch
+
+    def allocate(*args, **kwargs):
+        raise AssertionError("a network was made")
+
+    path = write_checkpoint(tmp_path / "wide.pt", config={"net_arch": [40_000, 40_000]})
+    monkeypatch.setattr(torch.nn.Module, "__init__", allocate)
+    refused(run(capsys, "eval", path), 4, "wide.pt", "its config describes networks of", "the file holds")
+
+
+def test_a_file_whose_content_does_not_fit_is_named(capsys, good, tmp_path):
+    path = write_checkpoint(tmp_path / "spaces.pt", spaces=None)
+    refused(run(capsys, "eval", good, path), 4, str(path), "'spaces' in its manifest is missing")
+
+
+def test_evaluating_works_where_the_working_directory_is_gone(good, tmp_path):
+    code = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); " + (
+        "from rlox.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "eval", str(good), "--episodes", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "") and "return_mean" in done.stdout
