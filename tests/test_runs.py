@@ -209,3 +209,9 @@ def test_the_machine_is_recorded_without_its_name():
     found = machine()
     assert {"python", "rlox", "torch", "numpy"} <= set(found["versions"])
     assert os.uname().nodename not in json.dumps(found)
+
+
+def test_a_name_that_is_too_long_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="File name too long") as caught:
+        create_run(tmp_path / ("a" * 300), "sac", "E", 0)
+    assert caught.value.exit_code == 6 and list(tmp_path.iterdir()) == []

@@ -137,7 +137,7 @@ def _create_or_collide(path: Path) -> Run:
     try:
         return Run.create(path)
     except WriteError:
-        if path.is_dir():
+        if os.path.isdir(path):  # False, where Path.is_dir raises, for a name that is too long
             raise _Collision("taken") from None
         raise
 
