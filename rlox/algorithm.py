@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +15,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .callbacks import Callback, CallbackList, PhaseTimer
-from .checkpoint.recorded import recorded
+from .checkpoint.recorded import recorded, versions
 from .config.fields import to_dict
 from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_to_json
 from .errors import (
@@ -26,62 +23,15 @@ from .errors import (
     CheckpointMismatchError,
     ConfigError,
     DivergedError,
-    MissingDependencyError,
     closest,
     printable,
 )
-from .learner import Metrics
+from .learner import Metrics, resolve_device
 from .logging import LoggerCallback, LoggerList
 from .loop import EpisodeWindow, Progress, run_loop
+from .policy import Policy
 from .registry import ALGORITHMS, Kind, algorithm_names
-from .seeding import TorchStream, check_seed, torch_generator
-
-
-class Policy:
-    """What acting needs: the networks as they are, the normaliser, and random streams of its own.
-
-    Parameters
-    ----------
-    algo : Algorithm
-    seed : int
-        Seed of the streams that sampled actions draw from.
-    stream : str
-        Their name.
-    normalizer : Normalizer, optional
-        Applied to observations first.
-    """
-
-    def __init__(self, algo: Algorithm, seed: int, stream: str, normalizer: Normalizer | None) -> None:
-        self._algo = algo
-        self._normalizer = normalizer
-        self.generator = torch_generator(seed, stream, algo.device)
-        self._globally = TorchStream(seed, f"{stream}/global")
-
-    def squashed(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
-        """Return actions (N, A) in [-1, 1], or (N,) indices from 0, for encoded observations (N, obs_dim)."""
-        algo = self._algo
-        x = torch.from_numpy(obs if self._normalizer is None else self._normalizer(obs)).to(algo.device)
-        with torch.no_grad(), self._globally.use() if algo.draws_globally else nullcontext():
-            actions: Tensor = algo._act(x, deterministic, self.generator)
-        _check_shape(actions, len(obs), algo.act_space)
-        out: NDArray[Any] = actions.cpu().numpy()
-        if algo.draws_globally and not algo.act_space.discrete:  # an actor of the user's own, maybe
-            _check_range(out)
-        return out
-
-    def act(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
-        """Return actions (N, A) or (N,) in the environment's units for encoded observations (N, obs_dim)."""
-        return self._algo.act_space.to_env(self.squashed(obs, deterministic))
-
-    def reset(self, mask: NDArray[np.bool_] | None = None) -> None:
-        """Start new episodes where ``mask`` (N,) is true; a policy without memory has nothing to forget."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "global": self._globally.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
-        self._globally.load_state_dict(state["global"])
+from .seeding import check_seed
 
 
 class Algorithm:
@@ -295,7 +245,7 @@ class Algorithm:
             "custom": list(self.custom),
             "normalize": self.normalizer is not None,
             "exact_resume": {"exact": False, "why": ["a model file holds no replay buffer and no environment state"]},
-            "versions": _versions(),
+            "versions": versions(),
             "threads": torch.get_num_threads(),
             "device": str(self.device),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -441,47 +391,3 @@ def load_algorithm(
             )
         cls = spec.load_class()
     return cls._restore(state, manifest, env, device, {}, path)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device; ``auto`` is the CPU, which is faster for networks and batches of the usual size.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such kind of device.
-    MissingDependencyError
-        When this machine has none.
-    """
-    name = "cpu" if str(device) == "auto" else str(device)
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise ConfigError(f"device is {printable(name)!r}, must be auto, cpu, cuda or cuda:N", param="--device", value=name)
-    if kind == "cuda":
-        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= n:
-            present = ", ".join(["cpu", *(f"cuda:{i}" for i in range(n))])
-            raise MissingDependencyError(f"device {name} is not there, present: {present}", param="--device", value=name)
-    return torch.device(name)
-
-
-def _check_range(actions: NDArray[Any]) -> None:
-    largest = float(np.abs(actions).max(initial=0.0))
-    if largest > 1 + 1e-6:
-        raise ConfigError(f"the actor returned an action of size {largest:.6g}, must be in [-1, 1]", param="actor")
-
-
-def _check_shape(actions: Tensor, n: int, space: ActionSpace) -> None:
-    wanted = (n,) if space.discrete else (n, space.dim)
-    if tuple(actions.shape) != wanted:
-        raise ConfigError(f"the actor returned actions of shape {tuple(actions.shape)}, must be {wanted}", param="actor")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("rlox", "torch", "numpy", "gymnasium", "h5py"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import NetworkConfig
+from .errors import ConfigError, MissingDependencyError, printable
 from .networks import MLP
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -95,6 +96,28 @@ def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, MLP | None]]
 def network_options(config: NetworkConfig) -> dict[str, Any]:
     """Return the options of a config that every MLP takes."""
     return {"activation": config.activation, "layer_norm": config.layer_norm, "dropout": config.dropout}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device; ``auto`` is the CPU, which is faster for networks and batches of the usual size.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such kind of device.
+    MissingDependencyError
+        When this machine has none.
+    """
+    name = "cpu" if str(device) == "auto" else str(device)
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ConfigError(f"device is {printable(name)!r}, must be auto, cpu, cuda or cuda:N", param="--device", value=name)
+    if kind == "cuda":
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= n:
+            present = ", ".join(["cpu", *(f"cuda:{i}" for i in range(n))])
+            raise MissingDependencyError(f"device {name} is not there, present: {present}", param="--device", value=name)
+    return torch.device(name)
 
 
 def make_target(module: nn.Module) -> nn.Module:

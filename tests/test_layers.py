@@ -25,6 +25,7 @@ ORDER = [
     {"callbacks"},
     {"learner"},
     {"loop"},
+    {"policy"},
     {"algorithm"},
     {"online", "offline"},
     {"algorithms"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from ..config.fields import make_config
@@ -54,3 +56,14 @@ def recorded_source(manifest: Mapping[str, Any]) -> EnvSource | None:
     if not isinstance(env, dict) or env.get("id") is None:
         return None
     return EnvSource.from_record(env["id"], env.get("kwargs") or {}, error=CheckpointError)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("rlox", "torch", "numpy", "gymnasium", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

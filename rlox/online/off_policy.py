@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..algorithm import Algorithm, Policy
+from ..algorithm import Algorithm
 from ..buffers import ReplayBuffer
 from ..checkpoint.recorded import recorded, recorded_config, recorded_seed, recorded_source, recorded_spaces
 from ..config.fields import make_config
@@ -24,6 +24,7 @@ from ..errors import CheckpointMismatchError, ConfigError, SpaceError
 from ..files import available_memory, human_bytes
 from ..learner import Learner, training_mode
 from ..loop import Collected, Progress, Stepped, Updated
+from ..policy import Policy
 from ..protocols import Batch, ExplorationStrategy, ReplayBufferProtocol
 from ..registry import ALGORITHMS
 from ..seeding import TorchStream, derive, torch_generator

@@ -116,13 +116,13 @@ def make_plan(target: Target, resolved: Resolved) -> Plan:
 
 
 def check_device(device: str) -> str:
-    """Return the device in words; ``auto`` is the CPU, as in :func:`rlox.algorithm.resolve_device`."""
+    """Return the device in words; ``auto`` is the CPU, as in :func:`rlox.learner.resolve_device`."""
     if device in ("auto", "cpu"):
         return "cpu"
     if not device.startswith("cuda"):
         raise ConfigError(f"device is '{printable(device)}', must be auto, cpu, cuda or cuda:N", param="--device",
                           value=device)  # fmt: skip
-    from ..algorithm import resolve_device
+    from ..learner import resolve_device
 
     try:
         return str(resolve_device(device))
