@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, EnvError
+from ..errors import ConfigError, DivergedError, EnvError
 from .slot import EpisodePlan, Outcome, Slot
 from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace, describe, same_space
@@ -98,6 +98,8 @@ class VectorEnv(ABC):
         ------
         EnvError
             Naming environment, episode, step and field, when an environment raises or breaks its contract.
+        DivergedError
+            When it does so after an action that is NaN.
         """
 
     @abstractmethod
@@ -179,7 +181,11 @@ class SeededVectorEnv(VectorEnv):
             if len(log) <= MAX_REPLAY:  # one more than can be replayed marks the episode as too long
                 log.append(taken[i].tobytes())
         next_obs = np.empty(self.obs.shape, np.float32)
-        outcomes = self._step_all(taken, next_obs)
+        try:
+            outcomes = self._step_all(taken, next_obs)
+        except EnvError as error:
+            _blame_actions(taken, error)
+            raise
         rewards = np.zeros(n, np.float32)
         terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         valid = self._all_valid.copy()
@@ -259,6 +265,15 @@ class SeededVectorEnv(VectorEnv):
     def _as_array(self, log: list[bytes]) -> NDArray[Any]:
         flat = np.frombuffer(b"".join(log), self.act_space.dtype)
         return flat.copy() if self.act_space.discrete else flat.reshape(len(log), self.act_space.dim).copy()
+
+
+def _blame_actions(actions: NDArray[Any], error: EnvError) -> None:
+    """Raise DivergedError where environments failed because the policy gave them NaN; else they are to blame."""
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        raise DivergedError(
+            f"the policy gave an action that is not finite, and then {error.message}",
+            hint="lower learning_rate, or look at the scale of rewards and observations",
+        ) from error
 
 
 class SyncVectorEnv(SeededVectorEnv):

@@ -9,7 +9,7 @@ from gymnasium.vector import SyncVectorEnv as GymSync
 from probes import UNIT, Echo, Noisy, OneOrNine, Probe, Reach, SwapBothFlags, vector
 
 from rlox.envs import EnvFailure, EnvSource, adapt, vectorize
-from rlox.errors import ConfigError, EnvError, SpaceError
+from rlox.errors import ConfigError, DivergedError, EnvError, SpaceError
 from rlox.seeding import derive
 
 
@@ -435,3 +435,12 @@ def test_environment_that_raises_when_closed_costs_a_warning():
 
     with pytest.warns(RuntimeWarning, match="closing an environment raised OSError: window is gone"):
         vectorize(EnvSource.of(Stuck), 1, seed=0).close()
+
+
+@pytest.mark.parametrize("vec", ["sync", "async"])
+def test_an_environment_that_was_given_nan_is_not_to_blame(vec):
+    with vectorize(EnvSource.of("Pendulum-v1"), 1, seed=0, vec=vec) as envs:
+        envs.reset()
+        with pytest.raises(DivergedError, match=r"an action that is not finite, and then environment 0.*nan") as caught:
+            envs.step(np.full((1, 1), np.nan, np.float32))
+    assert isinstance(caught.value.__cause__, EnvFailure) and caught.value.exit_code == 7
