@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -87,13 +87,15 @@ class Interrupt:
     ----------
     announce : bool
         Say on stderr that the signal has been heard.
+    panel : callable
+        Whether a live panel is on the terminal: what is said then goes below it, and the cursor back into it.
     """
 
     SIGNALS: ClassVar[tuple[str, ...]] = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
-    def __init__(self, announce: bool = False) -> None:
+    def __init__(self, announce: bool = False, panel: Callable[[], bool] = lambda: False) -> None:
         self.signal: int | None = None
-        self.announce = announce
+        self.announce, self.panel = announce, panel
 
     @contextmanager
     def watch(self) -> Iterator[Interrupt]:
@@ -116,9 +118,9 @@ class Interrupt:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.announce and self.signal is None:  # the handler may have interrupted a write to sys.stderr itself
-            name = signal.Signals(number).name
+            text = f"{signal.Signals(number).name}: stopping after this step; Ctrl-C ends at once"
             with suppress(OSError):
-                os.write(2, f"{name}: stopping after this step; Ctrl-C ends at once\n".encode())
+                os.write(2, (f"\r\n{text}\x1b[K\x1b[A" if self.panel() else f"{text}\n").encode())
         self.signal = number
 
 
@@ -144,7 +146,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     """
     if total_steps == 0:
         return _result(algo, "finished")
-    interrupt = Interrupt(announce=algo.run is not None)
+    interrupt = Interrupt(algo.run is not None, lambda: any(getattr(one, "is_live", False) for one in algo.loggers))
     algo.signal, algo.torn = None, False
     reason, error = "failed", None
     end = algo.step + total_steps

@@ -485,6 +485,16 @@ class Kill(Callback):
                 signal.raise_signal(number)
 
 
+def test_a_signal_is_said_below_a_live_panel_and_the_cursor_goes_back_into_it(capfd):
+    class Panel(LoggerCallback):
+        is_live = True
+
+    algo = Scripted(one_step, [Kill(signal.SIGTERM)], Panel())
+    algo.run = object()
+    algo.train(10)
+    assert capfd.readouterr().err == "\r\nSIGTERM: stopping after this step; Ctrl-C ends at once\x1b[K\x1b[A"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_in_a_run_a_signal_ends_training_at_the_step_boundary_and_train_returns(number, capfd):
     recorder = Recorder()
