@@ -148,6 +148,15 @@ def human_bytes(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+def shortest(path: str | os.PathLike[str]) -> str:
+    """Return a path as a user would type it: relative where it lies inside the working directory."""
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # the working directory was deleted
+        return str(path)
+    return str(path) if relative.startswith("..") else relative
+
+
 def slug(text: str, limit: int = 64) -> str:
     """Return ``text`` as one part of a path: characters outside ``[A-Za-z0-9._-]`` become ``-``."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:limit]

@@ -16,6 +16,7 @@ from rlox.files import (
     human_bytes,
     make_parents,
     remove_temporaries,
+    shortest,
     slug,
     write_error,
 )
@@ -190,3 +191,9 @@ def test_human_bytes_counts_in_thousands(n, text):
 )
 def test_slug_is_one_safe_part_of_a_path(text, part):
     assert slug(text) == part
+
+
+def test_a_path_outside_the_working_folder_is_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shortest(tmp_path / "a" / "b") == "a/b"
+    assert shortest("/usr/lib") == "/usr/lib"

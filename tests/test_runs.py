@@ -13,7 +13,7 @@ import pytest
 
 from rlox.errors import WriteError
 from rlox.runs import Run, create_run
-from rlox.runs.directory import lock_holder, shortest
+from rlox.runs.directory import lock_holder
 from rlox.runs.limits import Once, ReturnReached, TimeLimit
 from rlox.runs.meta import code, machine
 
@@ -150,11 +150,6 @@ def test_without_links_the_full_path_is_shown(make, monkeypatch):
     run = make()
     run.link()
     assert os.listdir() == ["runs"] and run.shown("last.pt") == "runs/a/checkpoints/last.pt"
-
-
-def test_a_path_outside_the_working_folder_is_shown_whole(tmp_path):
-    assert shortest(tmp_path / "a" / "b") == "a/b"
-    assert shortest(Path("/usr/lib")) == "/usr/lib"
 
 
 def test_a_time_limit_counts_from_the_start_of_training(monkeypatch):

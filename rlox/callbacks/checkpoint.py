@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import atomic_write, fsync_folder, make_parents
+from ..files import atomic_write, fsync_folder, make_parents, shortest
 from ..logging.period import Period, check_period
 from .base import Callback
 from .context import StepCount, check_finite, during, log_event, own_folder, require, tell
@@ -123,7 +123,7 @@ class CheckpointCallback(Callback):
             self._remove_old()
         log_event(algo, step, "checkpoint", path=str(path), best=False)
         if self.verbose:
-            tell(algo, f"step={step} saved={path}")
+            tell(algo, f"step={step} saved={shortest(path)}")
 
     def _remove_old(self) -> None:
         while self.keep_last is not None and len(self.saved) > self.keep_last:

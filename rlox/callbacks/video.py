@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, EnvError, MissingDependencyError, WriteError, printable
-from ..files import make_parents
+from ..files import make_parents, shortest
 from ..logging.period import Period, check_period
 from ..seeding import derive
 from .base import Callback
@@ -138,7 +138,7 @@ class VideoRecordingCallback(Callback):
                     return
                 self.recorded.append(path)
                 if self.verbose:
-                    tell(self._algo, f"step={step} video={path}")
+                    tell(self._algo, f"step={step} video={shortest(path)}")
         finally:
             env.close()
 

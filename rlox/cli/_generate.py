@@ -14,6 +14,7 @@ from ..config.preset import NAMES as PRESETS
 from ..config.preset import preset_subjects
 from ..config.resolve import Resolved, Schema, resolve, shown
 from ..errors import ConfigError
+from ..files import shortest
 from ..registry import Kind, algorithm_names, get_algorithm
 from ._commands import Command, Group
 from ._completion import ENV_IDS
@@ -157,8 +158,6 @@ def _report(outcome: Outcome, path_only: bool) -> None:
     best = outcome.best
     if path_only and not out.json:
         if best is not None:
-            from ..runs.directory import shortest
-
             out.line(shortest(best))
     else:
         out.record(outcome.result)

@@ -20,6 +20,7 @@ from typer._click.exceptions import NoArgsIsHelpError
 
 from .. import __version__
 from ..errors import EnvError, WriteError
+from ..files import shortest
 from ._commands import Builder, Group
 from ._errors import BROKEN_PIPE, failure_of, save_traceback
 from ._options import Flag
@@ -124,7 +125,7 @@ def _fail(error: Exception, out: Out) -> int:
     message, hint = failure.message, failure.hint
     log = save_traceback(error, out.run) if failure.bug or (isinstance(error, EnvError) and out.run) else None
     if failure.bug or hint is None:
-        hint = f"the traceback is in {log}" if log else "`--debug` shows the traceback" if failure.bug else None
+        hint = f"the traceback is in {shortest(log)}" if log else "`--debug` shows the traceback" if failure.bug else None
     out.failure(message, hint)
     if out.debug:
         out.trace("".join(traceback.format_exception(error)))

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
+from ..files import shortest
 from .base import LoggerCallback, as_number, prefixed
 from .period import check_period
 from .terminal import can_animate, encodable, is_ascii, make_console, stop_quietly, write_line
@@ -87,7 +88,7 @@ class ConsoleLogger(LoggerCallback):
     def on_event(self, step: int, kind: str, fields: Mapping[str, Any]) -> None:
         shot = self._prepare()
         if kind == "checkpoint":
-            shot.saved = printable(fields.get("path", ""))
+            shot.saved = printable(shortest(str(fields.get("path") or "?")))
             if self._live is None:
                 self._line(f"step={step} saved={shot.saved}")
         else:
@@ -101,9 +102,11 @@ class ConsoleLogger(LoggerCallback):
             if skipped is not None and self._shot is not None:
                 self._read(self._shot, skipped)
             self._draw()
-        stop, self._stop, self._live, self._console = self._stop, None, None, None
-        if stop is not None:
+        stop, self._stop, self._live = self._stop, None, None
+        if stop is not None and self._console is not None:
             stop()
+            self._safely(_clear_line, self._console)
+        self._console = None
 
     @property
     def is_live(self) -> bool:
@@ -192,6 +195,14 @@ class ConsoleLogger(LoggerCallback):
         except (OSError, ValueError):  # ValueError: I/O operation on closed file
             if self._console is not None:
                 self._console.quiet = True
+
+
+def _clear_line(console: Console) -> None:
+    """Clear what stands below the panel: a signal handler may have written a line there."""
+    from rich.control import Control
+    from rich.segment import ControlType
+
+    console.control(Control((ControlType.ERASE_IN_LINE, 0)))
 
 
 def _title(run: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RloxError, WriteError, printable
-from ..files import atomic_write_text, make_parents, slug, write_error
+from ..files import atomic_write_text, make_parents, shortest, slug, write_error
 
 LINK = "checkpoints"
 
@@ -163,15 +163,6 @@ def lock_holder(path: Path) -> str | None:
 def now() -> str:
     """Return the time in UTC as text."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def shortest(path: Path) -> str:
-    """Return a path relative to the working directory where that is inside it."""
-    try:
-        relative = os.path.relpath(path)
-    except OSError:  # the working directory was deleted
-        return str(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def _points_into_a_run(link: Path) -> bool:

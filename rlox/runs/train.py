@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
 from ..errors import CheckpointError, ConfigError, DivergedError, RloxError
-from ..files import atomic_write, human_bytes
+from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
-from .directory import Run, create_run, now, shortest
+from .directory import Run, create_run, now
 from .meta import code, machine
 from .plan import Plan, Target, make_plan
 from .threads import threads

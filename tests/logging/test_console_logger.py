@@ -243,6 +243,14 @@ def test_a_pipe_gets_one_plain_line_per_interval():
     ]
 
 
+def test_a_checkpoint_inside_the_working_folder_is_shown_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logger = ConsoleLogger(console=pipe())
+    logger.on_event(4, "checkpoint", {"path": str(tmp_path / "runs" / "a.pt")})
+    logger.on_event(5, "checkpoint", {"path": "/elsewhere/b.pt"})
+    assert logger.console.file.getvalue().splitlines() == ["step=4 saved=runs/a.pt", "step=5 saved=/elsewhere/b.pt"]
+
+
 def test_the_default_console_is_stderr(capsys):
     logger = ConsoleLogger()
     logger.on_train_step(5, {"return_mean": 1.0})
