@@ -3,7 +3,7 @@
 random        uniform actions
 expert        the final policy of SAC with its preset, sampled
 medium-replay everything that SAC saw, in order, until an evaluation reached the half-way point between the random
-              and the expert policy; one update per eight transitions, so that the way there is long
+              and the expert policy; one update per four transitions, so that the way there is long
 
 D4RL layout with ``next_observations``. The same machine and versions give the same bytes.
 """
@@ -69,9 +69,9 @@ def make_medium_replay(bar: float, seed: int) -> None:
     algo = SAC(
         lambda: Recording(gym.make(ENV), log),
         seed=seed,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         learning_starts=1_000,
-        train_freq=8,
+        train_freq=4,
         callbacks=stop,
     )
     algo.train(MAX_REPLAY)
