@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from .errors import ConfigError, closest
+from .errors import ConfigError, RloxError, SpaceError, closest, printable
 
 Kind = Literal["online", "offline"]
 
@@ -74,6 +74,40 @@ def get_algorithm(name: str, kind: Kind | None = None) -> AlgorithmSpec:
 def algorithm_names(kind: Kind | None = None) -> list[str]:
     """Return the registered names, in order of registration."""
     return [s.name for s in ALGORITHMS.values() if kind is None or s.kind == kind]
+
+
+def check_actions(
+    name: str,
+    space: object,
+    who: object,
+    *,
+    otherwise: tuple[str, ...] | None = None,
+    error: type[RloxError] = SpaceError,
+    param: str = "--env",
+) -> None:
+    """Refuse an action space that an algorithm cannot act in, and say what to use instead.
+
+    Parameters
+    ----------
+    name : str
+    space : gymnasium.Space
+    who : object
+        What has the space, in words.
+    otherwise : tuple of str, optional
+        Action spaces of an algorithm that is not registered; None: any.
+    error : type
+        What is raised.
+    param : str
+        The option that named ``who``.
+    """
+    spec, kind = ALGORITHMS.get(name), type(space).__name__
+    allowed = otherwise if spec is None else spec.actions
+    if allowed is None or kind in allowed:
+        return
+    others = [s.name for s in ALGORITHMS.values() if kind in s.actions and (spec is None or s.kind == spec.kind)]
+    shown = printable(" ".join(str(space).split()))
+    raise error(f"{name} needs {' or '.join(allowed)} actions; {who} has {shown}", param=param,
+                hint=f"use {' or '.join(others)}" if others else None)  # fmt: skip
 
 
 def _load(where: str) -> type[Any]:

@@ -6,10 +6,11 @@ import dataclasses
 import inspect
 
 import pytest
+from gymnasium.spaces import Box, Discrete, MultiBinary
 
 from rlox.config import options_of
-from rlox.errors import ConfigError
-from rlox.registry import ALGORITHMS, AlgorithmSpec, algorithm_names, get_algorithm, register
+from rlox.errors import ConfigError, DatasetMismatchError, SpaceError
+from rlox.registry import ALGORITHMS, AlgorithmSpec, algorithm_names, check_actions, get_algorithm, register
 
 
 @pytest.fixture
@@ -76,3 +77,20 @@ def test_a_name_of_the_other_kind_is_not_found():
     with pytest.raises(ConfigError) as caught:
         get_algorithm("cql", "online")
     assert "cql" not in caught.value.suggestions
+
+
+def test_an_action_space_that_an_algorithm_cannot_act_in_is_refused_with_what_to_use(spare_line):
+    register(dataclasses.replace(spare_line, actions=("Discrete",)))
+    with pytest.raises(SpaceError, match=r"sac needs Box actions; my env has Discrete\(2\)") as caught:
+        check_actions("sac", Discrete(2), "my env")
+    assert (caught.value.hint, caught.value.param) == ("use two_words", "--env")
+    with pytest.raises(DatasetMismatchError, match="bc needs Box actions; the data has") as caught:
+        check_actions("bc", Discrete(2), "the data", error=DatasetMismatchError, param="--dataset")
+    assert (caught.value.hint, caught.value.param) == (None, "--dataset")
+    check_actions("sac", Box(-1, 1), "my env")
+
+
+def test_an_algorithm_of_the_users_own_takes_any_action_space_unless_told_otherwise():
+    check_actions("mine", MultiBinary(3), "my env")
+    with pytest.raises(SpaceError, match="mine needs Box actions; my env has MultiBinary"):
+        check_actions("mine", MultiBinary(3), "my env", otherwise=("Box",))

@@ -37,7 +37,7 @@ from ..learner import Learner, gather_state, restore_state, training_mode
 from ..logging import LoggerCallback
 from ..loop import Progress, Stepped, Updated
 from ..protocols import Batch, OfflineDataset
-from ..registry import ALGORITHMS, Kind
+from ..registry import Kind, check_actions
 from ..seeding import TorchStream, derive, torch_generator
 from .bounds import RecordedData, check_fits, check_guess, find_spaces, is_guess
 
@@ -150,7 +150,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         self._guessed = is_guess(dataset, self.bounds_from, self.act_space.discrete)
         self.obs_dim = self.obs_space.dim
         self.act_dim = self.act_space.n if self.act_space.discrete else self.act_space.dim
-        self._check_actions()
+        check_actions(self.name, self.act_space.space, "the dataset", error=DatasetMismatchError, param="--dataset")
         if (normalize_obs or getattr(dataset, "normalize", False)) and not isinstance(dataset, RecordedData):
             self.normalizer = _statistics(dataset)
         self.generator = torch_generator(self.seed, "update", self.device)
@@ -196,19 +196,6 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             raise ConfigError(f"{type(self).__name__}._update returned a {got}, must be a dict of metrics")
         yield Updated(metrics or {})
         yield Stepped(1)
-
-    def _check_actions(self) -> None:
-        """Refuse actions that a registered algorithm cannot learn from."""
-        kind = type(self.act_space.space).__name__
-        if self.name not in ALGORITHMS or kind in ALGORITHMS[self.name].actions:
-            return
-        others = [s.name for s in ALGORITHMS.values() if s.kind == "offline" and kind in s.actions]
-        needs = " or ".join(ALGORITHMS[self.name].actions)
-        raise DatasetMismatchError(
-            f"{self.name} needs {needs} actions; the dataset has {describe(self.act_space.space)}",
-            hint=f"use {' or '.join(others)}" if others else None,
-            param="--dataset",
-        )
 
     def _trained(self) -> list[nn.Module]:
         return [n for n in self._networks() if any(p.requires_grad for p in n.parameters())]

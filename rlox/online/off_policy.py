@@ -20,13 +20,13 @@ from ..checkpoint.recorded import recorded, recorded_config, recorded_seed, reco
 from ..config.fields import make_config
 from ..config.off_policy import OffPolicyConfig
 from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace, VecStep, VectorEnv, same_space, vectorize
-from ..errors import CheckpointMismatchError, ConfigError, SpaceError
+from ..errors import CheckpointMismatchError, ConfigError
 from ..files import available_memory, human_bytes
 from ..learner import Learner, training_mode
 from ..loop import Collected, Progress, Stepped, Updated
 from ..policy import Policy
 from ..protocols import Batch, ExplorationStrategy, ReplayBufferProtocol
-from ..registry import ALGORITHMS
+from ..registry import check_actions
 from ..seeding import TorchStream, derive, torch_generator
 from .parts import check_batch, check_n_envs, check_ring
 
@@ -292,15 +292,7 @@ class OffPolicyAlgorithm(Algorithm):
         else:
             self.env_source = EnvSource.of(env)
             observation, action = self.env_source.spaces()
-        allowed = ALGORITHMS[self.name].actions if self.name in ALGORITHMS else ("Box",)
-        kind = type(action).__name__
-        if kind not in allowed:
-            others = [s.name for s in ALGORITHMS.values() if s.kind == "online" and kind in s.actions]
-            raise SpaceError(
-                f"{self.name} needs {' or '.join(allowed)} actions; {self.env_source or 'the environment'} has {action}",
-                hint=f"use {' or '.join(others)}" if others else None,
-                param="--env",
-            )
+        check_actions(self.name, action, self.env_source or "the environment", otherwise=("Box",))
         self.obs_space, self.act_space = ObsSpace(observation), ActionSpace(action)
 
     def _require(self, **parts: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from ..config.resolve import Resolved
 from ..config.units import size_bytes
 from ..errors import ConfigError, DatasetError, MissingDependencyError, SpaceError, printable
 from ..files import available_memory, human_bytes
-from ..registry import ALGORITHMS, AlgorithmSpec, Kind
+from ..registry import AlgorithmSpec, Kind, check_actions
 
 if TYPE_CHECKING:
     from ..data import OfflineDatasetBuffer
@@ -158,11 +158,7 @@ def check_spaces(target: Target, source: EnvSource) -> None:
     from ..envs import ActionSpace, ObsSpace
 
     observation, action = source.spaces()
-    kind = type(action).__name__
-    if target.actions is not None and kind not in target.actions:
-        others = [s.name for s in ALGORITHMS.values() if s.kind == target.kind and kind in s.actions]
-        raise SpaceError(f"{target.name} needs {' or '.join(target.actions)} actions; {source} has {printable(action)}",
-                         hint=f"use {' or '.join(others)}" if others else None, param="--env")  # fmt: skip
+    check_actions(target.name, action, source)
     ObsSpace(observation)
     ActionSpace(action)
 
