@@ -20,6 +20,7 @@ from ._commands import Command, Group
 from ._completion import ENV_IDS
 from ._options import Flag, flag
 from ._output import current
+from ._policy import import_packages
 
 if TYPE_CHECKING:
     from ..runs import Launch, Outcome, Plan, Target
@@ -89,7 +90,6 @@ def train_command(target: Target, summary: str, *, registered: bool) -> Command:
 def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     """Resolve what was typed, then show it (``--dry-run``) or train."""
     from ..runs import make_plan, train
-    from ._user_code import import_package
 
     out = current()
     flags = {o.key: _typed(o, given[o.name]) for o in schema.options.values()}
@@ -98,8 +98,7 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     sources: dict[str, Any] = {"preset": given["preset"] or "auto", "config_files": given["config"], "flags": flags,
                                "sets": given["set"]}  # fmt: skip
     resolved = resolve(schema, **sources)
-    for package in given["import_"]:
-        import_package(package)
+    import_packages(given["import_"])
     resolved = _with_version(schema, resolved, sources)
     for text in resolved.warnings:
         out.warn(text)

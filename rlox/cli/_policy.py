@@ -13,6 +13,7 @@ from ..config.sections import Section
 from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
 from ..registry import ALGORITHMS
 from ..seeding import MAX_SEED
+from ..user_code import import_module
 from ._completion import env_ids
 from ._options import Flag, flag
 
@@ -125,10 +126,8 @@ def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_non
 
 def import_packages(names: Sequence[str]) -> None:
     """Import what ``--import`` names."""
-    from ._user_code import import_package
-
     for name in names:
-        import_package(name)
+        import_module(name, param="--import")
 
 
 def _check_config(path: str, manifest: dict[str, Any]) -> None:

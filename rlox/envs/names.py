@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import parse_env_id
 
 from ..errors import EnvError, EnvNotFoundError, RloxError, closest, printable
+from ..user_code import import_file, import_module
 
 RECORDED_ID = re.compile(r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+-v\d+")
 MAX_NAME = 500
@@ -99,8 +93,8 @@ def load_typed(text: str) -> Callable[..., Any] | str:
         When importing it raises.
     """
     where, _, name = text.rpartition(":")
-    is_file = where.endswith(".py")
-    module = _import_file(where) if is_file else _import_module(where, text)
+    load = import_file if where.endswith(".py") else import_module
+    module = load(where, missing=EnvNotFoundError, failed=EnvError)
     if not name.replace(".", "").isidentifier():
         return resolve_id(name)
     found: Any = module
@@ -126,62 +120,3 @@ def _unknown(text: str) -> EnvNotFoundError:
     near = closest(text[:MAX_NAME], gym.registry)
     hint = f"did you mean {near[0]!r}?" if near else "give a registered id, or `module:Env-v0` or `file.py:Env`"
     return EnvNotFoundError(f"no environment {printable(text)!r}", hint=hint, value=text, suggestions=near)
-
-
-@contextmanager
-def _importing_from(folder: str) -> Iterator[None]:
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the import may have removed it
-            sys.path.remove(folder)
-
-
-def _import_module(name: str, text: str) -> ModuleType:
-    try:
-        with _importing_from(os.getcwd()):  # a module beside the user, as with `python -m`
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            message = f"environment {printable(text)!r}: no module {printable(error.name)!r}"
-            raise EnvNotFoundError(message, hint="check the name, or install its package", value=text) from error
-        raise _import_failed(name, error) from error
-    except (ValueError, TypeError) as error:  # an empty or relative module name
-        if not name or name.startswith("."):
-            raise EnvNotFoundError(f"environment {printable(text)!r}: no module {printable(name)!r}") from error
-        raise _import_failed(name, error) from error
-    except Exception as error:
-        raise _import_failed(name, error) from error
-
-
-def _import_file(path: str) -> ModuleType:
-    file = Path(path)
-    if not _is_file(file):
-        raise EnvNotFoundError(f"environment file {printable(path)} does not exist", value=path)
-    name = f"rlox_env_file_{file.resolve()}".replace(".", "_").replace(os.sep, "_")
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise EnvNotFoundError(f"environment file {printable(path)} cannot be imported", value=path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and the transport to workers look classes up there
-    try:
-        with _importing_from(str(file.resolve().parent)):  # modules beside the file, as with `python file.py`
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise _import_failed(path, error) from error
-    return module
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with NUL in it
-        return False
-
-
-def _import_failed(what: str, error: Exception) -> EnvError:
-    return EnvError(f"importing {printable(what)} failed: {type(error).__name__}: {printable(error)}", value=what)

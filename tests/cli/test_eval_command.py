@@ -132,10 +132,10 @@ def test_import_runs_a_package_that_registers_environments(capsys, tmp_path, mon
         f"import gymnasium, runpy\nGood = runpy.run_path({str(envs)!r})['Good']\n"
         "gymnasium.register('CliEval/Good-v3', entry_point=Good)\n"
     )
-    from rlox.cli._user_code import import_package
+    from rlox.user_code import import_module
 
     try:
-        import_package("my_registry")
+        import_module("my_registry")
         path = write_checkpoint(tmp_path / "x.pt", "CliEval/Good-v3")
         del gym.registry["CliEval/Good-v3"], sys.modules["my_registry"]
         refused(run(capsys, "eval", path), 4, "CliEval/Good-v3", "--env")
