@@ -81,15 +81,15 @@ class VideoRecordingCallback(Callback):
     def on_attach(self, algo: Any) -> None:
         if not callable(getattr(algo, "policy", None)):
             require(algo, "predict", type(self).__name__)
-        _import_imageio()
         source = getattr(algo, "env_source", None)
+        _import_imageio()
         if source is None or not source.can_remake:
             raise ConfigError(
                 "VideoRecordingCallback needs an environment that it can make for itself",
                 hint="train with an id or a factory in place of the environment",
                 param="callbacks",
             )
-        _try_to_draw(source)
+        check_recording(source)
         self._source, self._algo = source, algo
 
     def on_training_start(self, **kwargs: Any) -> None:
@@ -179,10 +179,19 @@ def _even(image: Any) -> NDArray[np.uint8]:
     return array[: array.shape[0] // 2 * 2, : array.shape[1] // 2 * 2]
 
 
-def _try_to_draw(source: EnvSource) -> None:
-    """Draw one image, so that what is missing is known before training."""
+def check_recording(source: EnvSource) -> None:
+    """Draw one image, so that what is missing is known before training.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without the packages of the extra ``video``, or when the environment cannot draw without one.
+    EnvError
+        For an environment that does not draw images.
+    """
     import gymnasium
 
+    _import_imageio()
     env = source.make(render_mode="rgb_array")
     try:
         env.reset(seed=0)

@@ -42,13 +42,7 @@ class Equipment:
 
 
 def equip(plan: Plan, run: Run, *, quiet: bool, color: str) -> Equipment:
-    """Make the callbacks and loggers of a run.
-
-    Raises
-    ------
-    MissingDependencyError
-        A logger or the video recorder needs a package that is absent.
-    """
+    """Make the callbacks and loggers of a run."""
     found = Equipment()
     _evaluate_and_save(found, plan, run, quiet)
     found.limits = _limits(plan.resolved)

@@ -92,19 +92,28 @@ def make_plan(target: Target, resolved: Resolved) -> Plan:
     DatasetError
         The dataset is missing, damaged, unsafe, or does not fit the environment.
     MissingDependencyError
-        The device is not there.
+        The device, or the package of a logger or of the video recorder, is not there.
     """
+    from ..callbacks.video import check_recording
+    from ..logging import WandbLogger
+
     device = check_device(resolved["hardware.device"])
     threads = choose_threads(resolved)
+    if resolved["log.wandb"]:
+        WandbLogger()  # says what is missing
     if target.kind == "online":
         source = _source(resolved["run.env"], resolved["run.env_kwarg"])
         check_spaces(target, source)
+        if resolved["log.video"]:
+            check_recording(source)
         return Plan(target, resolved, source, _eval_source(resolved, source), None, source.text or "env", device,
                     threads, _buffer_memory(resolved, source))  # fmt: skip
     dataset = _open(resolved)
     offline_source, notes = _offline_source(resolved, dataset)
     if offline_source is not None:
         check_spaces(target, offline_source)
+        if resolved["log.video"]:
+            check_recording(offline_source)
     else:
         _check_without_env(resolved)
     if resolved["run.action_low"] is not None and (offline_source is not None or "action_space" in dataset.meta):

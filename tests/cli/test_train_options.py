@@ -260,7 +260,9 @@ def test_wandb_starts_a_run_in_the_project(capsys, monkeypatch):
 
 def test_wandb_that_is_missing_is_said_before_anything_is_written(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    refused(train(capsys, "--wandb"), 8, "rlox[wandb]")
+    for more in ([], ["--dry-run"]):
+        refused(train(capsys, "--wandb", *more), 8, "rlox[wandb]")
+        assert not Path("runs").exists()
     assert list(Path().rglob("status.json")) == []
 
 
@@ -276,7 +278,9 @@ def test_progress_is_lines_or_a_panel_as_asked(capsys, tmp_path):
 
 def test_video_needs_its_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio", None)
-    refused(train(capsys, "--video", 1, env="Pendulum-v1"), 8, "rlox[video]")
+    for more in ([], ["--dry-run"]):
+        refused(train(capsys, "--video", 1, *more, env="Pendulum-v1"), 8, "rlox[video]")
+        assert not Path("runs").exists()
     assert list(Path().rglob("status.json")) == []
 
 
