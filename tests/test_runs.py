@@ -210,3 +210,13 @@ def test_a_name_that_is_too_long_is_said_and_nothing_is_left(tmp_path: Path) -> 
     with pytest.raises(WriteError, match="File name too long") as caught:
         create_run(tmp_path / ("a" * 300), "sac", "E", 0)
     assert caught.value.exit_code == 6 and list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_never_began_takes_the_folders_made_for_it_along(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    Run.create(tmp_path / "mine" / "runs" / "sac" / "a").discard()
+    assert list((tmp_path / "mine").iterdir()) == []
+    kept = Run.create(tmp_path / "mine" / "runs" / "sac" / "b")
+    Run.create(tmp_path / "mine" / "runs" / "cql" / "c").discard()
+    assert [p.name for p in (tmp_path / "mine" / "runs").iterdir()] == ["sac"]
+    kept.close()

@@ -39,6 +39,7 @@ class Run:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.linked = False
+        self._made: list[Path] = []
         self._lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._lock, f"{os.getpid()} {now()}\n".encode())
@@ -54,9 +55,13 @@ class Run:
             It exists (in use by another process, or left by an earlier run), or cannot be made.
         """
         try:
+            whole = Path(os.path.abspath(path))
+            made = [folder for folder in whole.parents if not folder.exists()]
             make_parents(path)
             os.mkdir(path)
-            return cls(Path(os.path.abspath(path)))
+            run = cls(whole)
+            run._made = made
+            return run
         except FileExistsError:
             raise cls._taken(path) from None
         except (OSError, ValueError) as error:
@@ -105,9 +110,12 @@ class Run:
         return os.path.join(LINK, name) if self.linked else shortest(self.checkpoints / name)
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began."""
+        """Remove the folder of a run that never began, and the folders made for it that hold nothing else."""
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def close(self) -> None:
         """Let go of the folder."""
