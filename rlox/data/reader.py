@@ -159,7 +159,9 @@ def _child_environment() -> dict[str, str]:
     """Return the parent's environment with its import path, without HDF5's settings, and with single-threaded BLAS."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HDF5_")}
     environment.pop("PYTHONWARNINGS", None)
-    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
+    home = Path(__file__).parents[2]  # where this rlox is: the working folder alone may have named it
+    path = [home, *(Path(entry) for entry in sys.path if entry)]
+    environment["PYTHONPATH"] = os.pathsep.join(str(entry.absolute()) for entry in path)
     # A BLAS thread reserves address space, which is limited.
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     return environment
