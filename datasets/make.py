@@ -81,7 +81,8 @@ def make_medium_replay(bar: float, seed: int) -> None:
         "seed": seed,
         "behaviour": "medium-replay",
         "stopped_at": stop.best_return,
-        "spaces": {"observation": space_to_json(algo.obs_space.space), "action": space_to_json(algo.act_space.space)},
+        "observation_space": space_to_json(algo.obs_space.space),
+        "action_space": space_to_json(algo.act_space.space),
     }
     write_d4rl(path("medium-replay"), columns, meta)
 
