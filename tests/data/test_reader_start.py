@@ -10,6 +10,6 @@ ROOT = Path(rlox.__file__).parents[1]
 
 
 def test_a_script_read_from_stdin_in_the_source_folder_can_open_a_dataset():
-    script = "from rlox.data import describe; print(describe('datasets/pendulum-random.h5')['rows'])"
+    script = "from rlox.data import describe; print(describe('datasets/pendulum-random.h5')['n_rows'])"
     done = subprocess.run([sys.executable, "-"], input=script, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "20000", done.stderr
