@@ -661,6 +661,43 @@ def test_a_loaded_model_trains_on_with_a_warning_about_its_empty_buffer(tmp_path
     assert loaded.step == 80 and loaded.n_updates == 10 + 11  # from 30 rows in the new buffer on
 
 
+def test_a_loaded_model_has_the_counters_and_streams_of_the_saved_one(tmp_path):
+    """What exact resume needs of this class: each of these would otherwise start again."""
+    algo = make("Pendulum-v1", learning_starts=20, train_freq=4, gradient_steps=3, dropout=0.1)
+    algo.train(43)
+    algo._owed = 2
+    algo.save(tmp_path / "x.pt")
+    loaded, fresh = SAC.from_checkpoint(tmp_path / "x.pt"), make("Pendulum-v1", dropout=0.1)
+
+    def streams(a):
+        acting = a._behaviour.state_dict()
+        return {
+            "update": a.generator.get_state(), "warm-up": a._warm_up.get_state(),
+            "update/global": a._update_stream.state_dict()["state"],
+            "explore": acting["generator"], "explore/global": acting["global"]["state"],
+        }  # fmt: skip
+
+    assert (loaded._collected, loaded._owed) == (algo._collected, 2) and algo._collected
+    for name, state in streams(algo).items():
+        assert torch.equal(streams(loaded)[name], state), name
+        if name != "explore/global":  # rlox's own actor does not draw from it
+            assert not torch.equal(streams(fresh)[name], state), name
+
+
+def test_seed_and_options_reach_the_environments(monkeypatch):
+    from rlox.envs import vectorize
+
+    given = []
+
+    def watched(source, n_envs, **options):
+        given.append((n_envs, options))
+        return vectorize(source, n_envs, **{**options, "vec": "sync"})
+
+    monkeypatch.setattr("rlox.online.off_policy.vectorize", watched)
+    make(n_envs=2, seed=7, vec="async", env_timeout=5.0).train(2)
+    assert given == [(2, {"seed": 7, "vec": "async", "timeout_s": 5.0})]
+
+
 def test_other_spaces_are_refused(tmp_path):
     make("Pendulum-v1").save(tmp_path / "x.pt")
     with pytest.raises(CheckpointMismatchError, match="observations") as caught:
@@ -819,7 +856,7 @@ def test_every_option_changes_what_is_learnt(name, reference):
 
 
 def test_no_option_was_forgotten_here():
-    others = {"vec", "env_timeout"}  # async is compared above; a hung worker is tested with the environments
+    others = {"vec", "env_timeout"}  # above: they reach the environments, with which they are tested
     assert {o.name for o in options_of(SACConfig)} == set(EFFECTS) | others
 
 
