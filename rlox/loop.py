@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from .envs import Episode
-from .errors import DivergedError, printable
+from .errors import DivergedError, EnvError, printable
 from .learner import Metrics
 
 
@@ -159,7 +159,8 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
             reason = _advance_until(algo, end, interrupt)
             algo.check_finite()
         except BaseException as raised:
-            reason, error, algo.torn = _reason_for(raised), raised, True
+            reason, error = _reason_for(raised), raised
+            algo.torn = not isinstance(raised, EnvError)  # an environment fails before anything of its step is kept
             raise
         finally:
             algo.signal = interrupt.signal

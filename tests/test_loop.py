@@ -584,3 +584,27 @@ def test_in_a_script_its_own_handler_is_called_and_train_returns():
     code, out, err = run_script("SIGTERM", body=body)
     assert code == 0, err
     assert out[:3] == ["end interrupted 3", f"mine {int(signal.SIGTERM)}", "interrupted"]
+
+
+def test_an_environment_that_fails_leaves_a_checkpoint_of_the_step_before(tmp_path):
+    import gymnasium as gym
+
+    from rlox.algorithms.sac import SAC
+    from rlox.callbacks import CheckpointCallback
+    from rlox.errors import EnvError
+
+    class Breaks(gym.Wrapper):
+        steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            if self.steps == 30:
+                raise RuntimeError("out of order")
+            return self.env.step(action)
+
+    saver = CheckpointCallback(save_freq=0, save_path=tmp_path / "kept", verbose=False)
+    algo = SAC(lambda: Breaks(gym.make("Pendulum-v1")), net_arch=[8], batch_size=8, learning_starts=10, callbacks=saver)
+    with pytest.raises(EnvError, match="out of order"):
+        algo.train(100)
+    assert [path.name for path in saver.saved] == ["step_000000029.pt"]
+    assert SAC.from_checkpoint(saver.saved[0]).step == 29

@@ -84,10 +84,10 @@ class CheckpointCallback(Callback):
     def on_training_end(self, **kwargs: Any) -> None:
         self._bind(kwargs)
         step = self._count.stay(kwargs)
-        if kwargs.get("reason", "finished") in ("diverged", "failed") or self._algo is None:
+        if kwargs.get("reason", "finished") == "diverged" or self._algo is None:
             return
-        if getattr(self._algo, "torn", False):
-            return  # a second Ctrl-C left the model between two steps
+        if getattr(self._algo, "torn", kwargs.get("reason") == "failed"):
+            return  # what ended training may have left the model between two steps
         if not self.saved or self.saved[-1] != self._file(step):
             self._save(step)
 
