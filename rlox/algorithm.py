@@ -244,7 +244,7 @@ class Algorithm:
             "seed": self.seed,
             "custom": list(self.custom),
             "normalize": self.normalizer is not None,
-            "exact_resume": {"exact": False, "why": ["a model file holds no replay buffer and no environment state"]},
+            "exact_resume": {"exact": False, "why": ["a model file holds no data and no environment state", *self.exact]},
             "versions": versions(),
             "threads": torch.get_num_threads(),
             "device": str(self.device),
@@ -311,6 +311,9 @@ class Algorithm:
         expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
         if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
             raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {expected}")
+        for name in ("seed", "n_envs", "config", "batch_size"):
+            if name in parts:
+                raise ConfigError(f"from_checkpoint takes {name} from the file, it cannot be given", param=name)
         missing = [printable(name) for name in recorded(manifest, "custom", list) if parts.get(str(name)) is None]
         if missing:
             raise CheckpointMismatchError(

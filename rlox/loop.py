@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from .envs import Episode
-from .errors import DivergedError, EnvError, printable
+from .errors import ConfigError, DivergedError, EnvError, printable
 from .learner import Metrics
 
 
@@ -74,7 +74,7 @@ class EpisodeWindow:
         return {"n_episodes": self.n_episodes, "last": [list(e) for e in self._last]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.n_episodes = state["n_episodes"]
+        self.n_episodes = int(state["n_episodes"])
         self._last = deque(((r, n) for r, n in state["last"]), maxlen=self.SIZE)
 
 
@@ -213,6 +213,7 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
                     stop = stop or (vote is not None and not vote)
             elif isinstance(event, Updated):
                 algo.n_updates += 1
+                _check_names(event.metrics)
                 metrics.put(event.metrics)
                 _guard(algo, event.metrics)
                 if on_train_batch is not None:
@@ -229,6 +230,12 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
     if interrupt.signal is not None:
         return "interrupted"
     return "stopped" if stop else "finished"
+
+
+def _check_names(latest: Mapping[str, Any]) -> None:
+    for name in ("step", "algo"):
+        if name in latest:
+            raise ConfigError(f"metrics has a figure named {name!r}, which hooks have as an argument of their own")
 
 
 def _guard(algo: Any, latest: Mapping[str, Any]) -> None:

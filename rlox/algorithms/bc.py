@@ -2,7 +2,7 @@ r"""Behaviour cloning: regression of a deterministic policy onto the actions of 
 
     L = mean over batch and dimensions of (π(s) − a)²,   π = tanh MLP
 
-Source: Pomerleau 1991; settings of CORL ``algorithms/offline/any_percent_bc.py``.
+Source: Pomerleau 1991; loss and rates of CORL ``algorithms/offline/any_percent_bc.py``.
 """
 
 from __future__ import annotations

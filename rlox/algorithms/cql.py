@@ -12,7 +12,7 @@ SAC on a dataset, with an entropy-free target and critics that are pushed down w
 All losses are computed with the parameters from before the step, as in the reference.
 
 Source: Kumar et al. 2020, "Conservative Q-Learning for Offline Reinforcement Learning" (arXiv:2006.04779), equation 4,
-appendix F (importance sampling); settings of CORL ``algorithms/offline/cql.py``.
+appendix F (importance sampling); CORL ``algorithms/offline/cql.py`` for rates and sample counts. The networks are SAC's.
 """
 
 from __future__ import annotations

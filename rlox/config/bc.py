@@ -10,7 +10,7 @@ from .network import NetworkConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(NetworkConfig):
-    """Options of :class:`rlox.algorithms.bc.BC`. Defaults: CORL's, with networks of 2×256."""
+    """Options of :class:`rlox.algorithms.bc.BC`. CORL's values, but observations are normalised only where asked for."""
 
     learning_rate: float = option(3e-4, "Learning rate", gt=0, aliases=("--lr",))
     batch_size: int = option(256, "Transitions per update", ge=1)

@@ -11,7 +11,11 @@ from .network import NetworkConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CQLConfig(NetworkConfig):
-    """Options of :class:`rlox.algorithms.cql.CQL`. Defaults: CORL's, with networks of 2×256."""
+    """Options of :class:`rlox.algorithms.cql.CQL`.
+
+    Rates, weights and sample counts are CORL's. Networks are rlox's: 2×256, SAC's policy and initial values; observations
+    are normalised only where asked for.
+    """
 
     learning_rate: float = option(3e-4, "Learning rate of the critics", gt=0, aliases=("--lr",))
     actor_learning_rate: float = option(3e-5, "Learning rate of the policy and of the entropy coefficient", gt=0)

@@ -256,6 +256,39 @@ class OfflineDatasetBuffer:
         return len(self._store)
 
     @property
+    def obs(self) -> npt.NDArray[Any]:
+        """All observations (N, ...), as :meth:`take` gives them, in fresh memory; likewise the columns below."""
+        return self._column("obs")
+
+    @property
+    def next_obs(self) -> npt.NDArray[Any]:
+        """All next observations (N, ...); where it is unknown, the row's own observation."""
+        return self._column("next_obs")
+
+    @property
+    def actions(self) -> npt.NDArray[Any]:
+        """All actions (N, act_dim), or (N,) int64."""
+        return self._column("actions")
+
+    @property
+    def rewards(self) -> npt.NDArray[np.float32]:
+        """All rewards (N,)."""
+        return self._column("rewards")
+
+    @property
+    def terminated(self) -> npt.NDArray[np.float32]:
+        """All flags of termination (N,), 0 or 1."""
+        return self._column("terminated")
+
+    @property
+    def truncated(self) -> npt.NDArray[np.float32]:
+        """All flags of truncation (N,), 0 or 1; an unfinished last episode counts as truncated."""
+        return self._column("truncated")
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        return self.take(np.arange(len(self)))[name]  # type: ignore[no-any-return]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the memory held; columns that are read where they lie are not counted."""
         return self._own

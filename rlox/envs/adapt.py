@@ -77,6 +77,7 @@ class AdaptedVectorEnv(VectorEnv):
         self._check_contained(raw)
         self.obs = self._encode(raw)
         self._ended[:] = False
+        self.waiting = None
         self.returns = [0.0] * self.n_envs
         self.lengths = [0] * self.n_envs
         self._started = True
@@ -102,6 +103,7 @@ class AdaptedVectorEnv(VectorEnv):
         if self.mode is AutoresetMode.DISABLED and ended.any():
             self._reset_ended(ended, obs)
         self._ended = ended
+        self.waiting = ended if self.mode is AutoresetMode.NEXT_STEP else None
         self.obs = obs.copy()
         return VecStep(next_obs, rewards.astype(np.float32), terminated, truncated, valid, obs, episodes)
 

@@ -66,9 +66,12 @@ class VectorEnv(ABC):
         Of the unfinished episodes.
     exact : str or None
         Why training with these environments cannot be resumed exactly; None when it can.
+    waiting : (N,) bool array or None
+        Environments whose next call is no transition, so that nobody acts on their observation; None: none are.
     """
 
     exact: str | None = None
+    waiting: NDArray[np.bool_] | None = None
 
     def __init__(self, n_envs: int, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         self.n_envs = n_envs

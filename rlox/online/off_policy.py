@@ -146,8 +146,8 @@ class OffPolicyAlgorithm(Algorithm):
         phases.switch("buffer")
         n = self._store(self._obs, actions, result)
         self._obs = result.obs
-        if self.normalizer is not None:
-            self.normalizer.update(result.obs)
+        if self.normalizer is not None:  # by what is acted on: no final observations
+            self.normalizer.update(result.obs if envs.waiting is None else result.obs[~envs.waiting])
         if self._explorers:
             for episode in result.episodes:
                 self._explorers[episode["env"]].reset()
@@ -280,6 +280,9 @@ class OffPolicyAlgorithm(Algorithm):
         self._update_stream.load_state_dict(state["update_stream"])
         self._behaviour.load_state_dict(state["behaviour"])
         self._collected, self._owed = int(state["collected"]), int(state["owed"])
+        train_freq = self.config.train_freq
+        if not (0 <= self._collected < train_freq and 0 <= self._owed < train_freq):
+            raise ValueError(f"collected {self._collected} and owed {self._owed}, must be in 0…{train_freq - 1}")
 
     def manifest(self) -> dict[str, Any]:
         return {**super().manifest(), "n_envs": self.n_envs}

@@ -413,3 +413,17 @@ def test_open_reads_a_file_with_its_options(monkeypatch):
     monkeypatch.setattr(d4rl, "open_dataset", lambda path, **options: seen.update(path=path, **options))
     OfflineDatasetBuffer.open("d4rl.h5", "mmap", "2GB", keys={"obs": "o"})
     assert seen == {"path": "d4rl.h5", "storage": "mmap", "max_memory": "2GB", "keys": {"obs": "o"}}
+
+
+def test_the_columns_are_public_as_they_were_given():
+    rng = np.random.default_rng(0)
+    given = {
+        "obs": rng.normal(size=(6, 2)).astype("f4"), "next_obs": rng.normal(size=(6, 2)).astype("f4"),
+        "actions": rng.normal(size=(6, 1)).astype("f4"), "rewards": rng.normal(size=6).astype("f4"),
+        "terminated": np.array([0, 0, 1, 0, 0, 0], "f4"), "truncated": np.array([0, 0, 0, 0, 0, 1], "f4"),
+    }  # fmt: skip
+    data = OfflineDatasetBuffer(**given)
+    for name, column in given.items():
+        np.testing.assert_array_equal(getattr(data, name), column)
+        getattr(data, name)[:] = 7  # the caller's own memory
+        np.testing.assert_array_equal(getattr(data, name), column)

@@ -880,7 +880,7 @@ def test_dropout_is_active_in_updates_and_never_in_acting():
     assert len({float(algo.predict(np.zeros(3))[0]) for _ in range(5)}) == 1
 
 
-def test_truncation_bootstraps_and_termination_does_not():
+def test_truncation_and_termination_are_stored_as_what_they_are():
     """Probe 6 in one figure: the batch says truncated, and the mask is terminated only."""
     algo = make(Swap, learning_starts=100)
     algo.train(20)
@@ -888,3 +888,35 @@ def test_truncation_bootstraps_and_termination_does_not():
     assert r["truncated"].all() and not r["terminated"].any()
     assert set(map(tuple, r["next_obs"])) == {(0.0, 1.0), (1.0, 0.0)}
     assert all(n[0] == o[1] for o, n in itertools.zip_longest(r["obs"], r["next_obs"]))
+
+
+def test_the_normaliser_counts_what_is_acted_on_in_every_autoreset_mode():
+    statistics = []
+    for mode in gym.vector.AutoresetMode:
+        algo = make(vector(2, mode), n_envs=2, normalize_obs=True, learning_starts=1000)
+        algo.train(16)  # within an episode: after its end the modes differ in when they look at the next one
+        statistics.append((algo.normalizer.count, *algo.normalizer.mean, *algo.normalizer.var))
+    assert statistics[0] == statistics[1] == statistics[2]
+
+
+def test_what_a_file_decides_cannot_be_given_on_loading(tmp_path):
+    make().save(tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="takes seed from the file"):
+        SAC.from_checkpoint(tmp_path / "a.pt", seed=3)
+
+
+def test_a_forged_count_of_owed_updates_is_refused(tmp_path):
+    from rlox import checkpoint
+
+    algo = make()
+    state = {**algo.state_dict(), "owed": 10**12}
+    checkpoint.save(tmp_path / "a.pt", state, algo.manifest())
+    with pytest.raises(CheckpointError, match="owed 1000000000000"):
+        SAC.from_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_figure_named_like_an_argument_of_the_hooks_is_refused():
+    algo = make()
+    algo._learn = lambda batch: {"step": 1.0}
+    with pytest.raises(ConfigError, match="'step'"):
+        algo.train(40)
