@@ -188,7 +188,8 @@ def _check_directory(archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]:
         shown = printable(info.orig_filename, 80)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise CheckpointError(f"unsafe content: member {shown} is compressed")
-        if info.extra and info.file_size < 2**32 - 1 and info.header_offset < 2**32 - 1:
+        limit = zipfile.ZIP64_LIMIT  # from here on zipfile writes sizes and places of 64 bits beside the record
+        if info.extra and info.file_size <= limit and info.header_offset <= limit:
             raise CheckpointError(f"unsafe content: member {shown} has sizes or places of its own")
         if info.flag_bits & ~0x0808:
             raise CheckpointError(f"unsafe content: member {shown} is encrypted or patched")

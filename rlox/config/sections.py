@@ -123,7 +123,8 @@ class HardwareConfig(Section):
     """Where it runs."""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N", section="hardware")
-    threads: int | None = option(
-        None, "Threads of torch; none: chosen for the networks and cores", section="hardware", ge=1, le=1024
-    )
+    threads: int = option(
+        1, "Threads of torch; on a machine with nothing else to do, 2 are faster for wide networks", section="hardware",
+        ge=1, le=1024,
+    )  # fmt: skip
     max_memory: str | None = option(None, "Refuse to start above this, e.g. 8GB", section="hardware", metavar="SIZE")

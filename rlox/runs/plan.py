@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..data import OfflineDatasetBuffer
     from ..envs import EnvSource
 
-MAX_AUTO_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -141,25 +140,15 @@ def check_device(device: str) -> str:
 
 
 def choose_threads(resolved: Resolved) -> int:
-    """Return the threads of torch: as asked for, else 1 for narrow networks and up to 2 for networks of 256 and wider.
-
-    ``OMP_NUM_THREADS`` lowers what is chosen; what is asked for wins over it.
-    """
+    """Return the threads of torch that were asked for, and warn of a number or a variable that cannot be meant."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked: int | None = resolved["hardware.threads"]
-    if asked is not None:
-        if asked > cores:
-            warnings.warn(f"--threads {asked} is more than the {cores} cores there are", stacklevel=2)
-        return asked
-    arch = resolved.get("algo.net_arch", [])
-    widths = [w for part in (arch.values() if isinstance(arch, dict) else [arch]) for w in part]
-    chosen = min(MAX_AUTO_THREADS, cores) if max(widths, default=0) >= 256 else 1
+    asked: int = resolved["hardware.threads"]
+    if asked > cores:
+        warnings.warn(f"--threads {asked} is more than the {cores} cores there are", stacklevel=2)
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    if limit.isascii() and limit.isdigit() and int(limit) > 0:
-        return min(chosen, int(limit))
-    if limit:
+    if limit and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
         warnings.warn(f"OMP_NUM_THREADS is '{printable(limit)}', which is no number of threads", stacklevel=2)
-    return chosen
+    return asked
 
 
 def check_spaces(target: Target, source: EnvSource) -> None:

@@ -124,13 +124,9 @@ def test_more_threads_than_cores_and_odd_variables_are_warnings(capsys, monkeypa
     assert "OMP_NUM_THREADS is 'lots'" in ran.err
 
 
-def test_threads_follow_the_width_of_the_networks(capsys, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    for widths, threads in (("[128, 128]", 1), ("[256, 256]", 2), ("{pi = [64], qf = [512]}", 2)):
-        assert f"threads: {threads} " in train(capsys, "--net-arch", widths, "--dry-run").err
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert "threads: 1 " in train(capsys, "--net-arch", "[256]", "--dry-run").err
+def test_one_thread_is_used_unless_more_are_asked_for(capsys):
+    assert "threads: 1 " in train(capsys, "--net-arch", "[512]", "--dry-run").err
+    assert "threads: 2 " in train(capsys, "--threads", 2, "--dry-run").err
 
 
 def test_a_flag_that_a_set_contradicts_loses_with_a_warning(capsys):

@@ -64,7 +64,7 @@ def test_the_written_file_resolves_to_the_same_values_whatever_the_preset(tmp_pa
         SAC,
         flags=PENDULUM
         | {"run.env_kwarg": ["g=9"], "algo.net_arch": "{pi = [8], qf = [16, 16]}", "run.max_time": "30m"},
-        sets=["hardware.threads=none", "ent_coef=0.2"],
+        sets=["hardware.max_memory=none", "ent_coef=0.2"],
     )
     path = tmp_path / "config.toml"
     path.write_text(resolved.to_toml(("made by a test",)))
