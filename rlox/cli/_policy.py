@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.fields import make_config, option, options_of
 from ..config.sections import Section
+from ..config.toml import toml_value
 from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
 from ..registry import ALGORITHMS
 from ..seeding import MAX_SEED
 from ..user_code import import_module
 from ._completion import env_ids
 from ._options import Flag, flag
+from ._output import current
 
 if TYPE_CHECKING:
     from ..algorithm import Algorithm
@@ -82,9 +86,10 @@ def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSour
     """Return the environment that was typed, else the recorded one; ids in files are data and never imported."""
     from ..envs import EnvSource
 
-    if options.env is not None:
-        return EnvSource.of(options.env, options.env_kwarg, typed=True)
     recorded = as_table(opened.manifest.get("env"))
+    if options.env is not None:
+        known = _recorded_kwargs(recorded) if _same_env(options.env, recorded.get("text")) else {}
+        return EnvSource.of(options.env, {**_taken(opened.typed, known, options), **options.env_kwarg}, typed=True)
     odd = sorted(set(recorded) - {"id", "text", "kwargs"})
     if odd:
         raise CheckpointError(f"{printable(opened.typed)} records an environment with {printable(odd[0])!r}, which is "
@@ -96,10 +101,47 @@ def environment(opened: Opened, options: PolicyOptions, command: str) -> EnvSour
     if isinstance(text, str):
         raise CheckpointMismatchError(
             f"{printable(opened.typed)} was trained in {printable(text)!r}, an environment of your own, which must be named again",
-            hint=f"`{command} --env {printable(text)}`", param="--env", value=text,
+            hint=f"`{command} {printable(_env_words(text, _recorded_kwargs(recorded)), 500)}`", param="--env", value=text,
         )  # fmt: skip
     raise CheckpointMismatchError(f"{printable(opened.typed)} records no environment",
                                   hint=f"`{command} --env ID`", param="--env")  # fmt: skip
+
+
+def _taken(path: str, known: dict[str, Any], options: PolicyOptions) -> dict[str, Any]:
+    """Return the recorded arguments that are used, and say so; what names a file or module must be typed again."""
+    open_ones = {key: value for key, value in known.items() if key not in options.env_kwarg}
+    odd = {key: value for key, value in open_ones.items() if isinstance(value, str) and set(value) & set(":/\\")}
+    taken = {key: value for key, value in open_ones.items() if key not in odd}
+    if taken:
+        current().note(f"{printable(path)} was trained with {_kwarg_words(taken)}, which is used")
+    if odd:
+        current().warn(f"{printable(path)} was trained with {_kwarg_words(odd)}, which is not used unless you give it "
+                       "as --env-kwarg")  # fmt: skip
+    return taken
+
+
+def _kwarg_words(kwargs: dict[str, Any]) -> str:
+    return ", ".join(f"{printable(key)}={printable(toml_value(value))}" for key, value in kwargs.items())
+
+
+def _same_env(typed: str, recorded: object) -> bool:
+    """Whether what was typed names the recorded environment; its file may lie elsewhere, seen from here."""
+    return isinstance(recorded, str) and os.path.basename(typed) == os.path.basename(recorded)
+
+
+def _recorded_kwargs(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the recorded arguments that are plain finite scalars."""
+    return {
+        key: value
+        for key, value in as_table(recorded.get("kwargs")).items()
+        if type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
+    }
+
+
+def _env_words(text: str, kwargs: dict[str, Any]) -> str:
+    """Return the flags that name an environment and its arguments."""
+    pairs = [word for key, value in kwargs.items() for word in ("--env-kwarg", f"{key}={toml_value(value)}")]
+    return shlex.join(["--env", text, *pairs])
 
 
 def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_nonfinite: bool = False) -> Algorithm:

@@ -105,6 +105,30 @@ def test_env_and_its_arguments_replace_the_recorded_ones(capsys, good, own, envs
     assert scaled["return_mean"] == pytest.approx(-3 * once["return_mean"])
 
 
+def test_recorded_arguments_of_the_users_environment_are_used_said_and_hinted(capsys, envs, tmp_path):
+    def made(name, kwargs):
+        recorded = {"id": None, "text": f"{envs}:Good", "kwargs": kwargs}
+        return write_checkpoint(tmp_path / name, f"{envs}:Good", env=recorded)
+
+    plain, doubled = made("plain.pt", {}), made("doubled.pt", {"scale": 2.0})
+    refused(run(capsys, "eval", doubled), 5, f"--env {envs}:Good --env-kwarg scale=2.0`")
+    once = result(capsys, plain, "--env", f"{envs}:Good")["return_mean"]
+    ran = run(capsys, "eval", doubled, "--env", f"{envs}:Good", "--json")
+    assert ran.json["result"]["return_mean"] == pytest.approx(2 * once)
+    assert "was trained with scale=2.0, which is used" in ran.err
+    typed = run(capsys, "eval", doubled, "--env", f"{envs}:Good", "--env-kwarg", "scale=3.0", "--json")
+    assert typed.json["result"]["return_mean"] == pytest.approx(3 * once) and typed.err == ""
+    other = run(capsys, "eval", doubled, "--env", f"{envs}:Endless", "--max-episode-steps", 3, "--json")
+    assert other.code == 0 and other.err == ""
+
+
+def test_a_recorded_argument_that_names_a_file_must_be_typed(capsys, envs, tmp_path):
+    recorded = {"id": None, "text": f"{envs}:Good", "kwargs": {"scale": "/etc/passwd"}}
+    path = write_checkpoint(tmp_path / "odd.pt", f"{envs}:Good", env=recorded)
+    ran = run(capsys, "eval", path, "--env", f"{envs}:Good")
+    assert ran.code == 0 and "'/etc/passwd'" in ran.err.replace('"', "'") and "not used" in ran.err
+
+
 def test_min_return_is_a_gate_with_code_9(capsys, good):
     assert run(capsys, "eval", good, *SHORT, "--min-return", "-1e6").code == 0
     ran = run(capsys, "eval", good, *SHORT, "--min-return", "-1")
