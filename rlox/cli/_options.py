@@ -159,7 +159,7 @@ def typed(cls: type, given: dict[str, Any]) -> Any:
 
 def table(name: str, items: Iterable[str]) -> dict[str, Any]:
     """Return ``KEY=VALUE`` texts as a dict of TOML values; ConfigError without ``=`` or for a key given twice."""
-    from ..config.fields import literal
+    from ..config.fields import entry, literal
     from ..errors import ConfigError, printable
 
     found: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def table(name: str, items: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"{name} is {printable(item)!r}, must be KEY=VALUE", param=name, value=item)
         if key in found:
             raise ConfigError(f"{name} names {printable(key)!r} twice", param=name, value=item)
-        found[key] = literal(text)
+        found[key] = entry(key, literal(text), name)
     return found
 
 

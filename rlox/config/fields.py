@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from ..errors import ConfigError, closest, printable
 
 SECTIONS = ("run", "algo", "eval", "checkpoint", "log", "hardware")
 MAX_COUNT = 2**53
+_WIDTHS = re.compile(r"\s*[0-9]{1,9}\s*(?:,\s*[0-9]{1,9}\s*)*,?\s*")
 
 _OPTIONS: dict[type, tuple[Option, ...]] = {}
 
@@ -180,6 +182,8 @@ def parse(o: Option, text: str) -> Any:
         return coerce(o, None if o.optional and plain == "none" else plain[1:-1] if quoted else text)
     if o.optional and text.strip().lower() == "none":
         return None
+    if o.kind == "net_arch" and _WIDTHS.fullmatch(text):  # as a shell lets it be typed without quotes
+        return coerce(o, [int(width) for width in text.split(",") if width.strip()])
     return coerce(o, literal(text))
 
 
@@ -194,6 +198,35 @@ def literal(text: str) -> Any:
         return tomllib.loads(f"x = {plain}")["x"]
     except (tomllib.TOMLDecodeError, ValueError, RecursionError):
         return plain
+
+
+def entry(name: str, value: Any, flag: str, place: str = "") -> Any:
+    """Return the value of one entry of a table option; ConfigError for a number that is not finite.
+
+    Parameters
+    ----------
+    name : str
+        The entry's own key, e.g. ``size``.
+    flag : str
+        The option that it belongs to, e.g. ``--env-kwarg``.
+    place : str
+        Where it stands in a file.
+    """
+    if not _finite(value):
+        word = printable(value)
+        where = f"{place}: " if place else ""
+        raise ConfigError(f"{where}{flag} {printable(name)} is {word}, must be finite",
+                          hint=f"if the text is meant, quote it: `{flag} '{printable(name)}=\"{word}\"'`",
+                          param=flag, value=str(value))  # fmt: skip
+    return value
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _kind(name: str, hint: Any) -> tuple[str, bool, tuple[str, ...]]:

@@ -19,7 +19,7 @@ class NetworkConfig:
     """
 
     net_arch: list[int] | dict[str, list[int]] = option(
-        [256, 256], "Hidden widths: [256, 256], or {pi = [256], qf = [256]}", panel="Networks"
+        [256, 256], "Hidden widths, e.g. --net-arch 64,64 or --net-arch '{pi = [64], qf = [256]}'", panel="Networks"
     )
     activation: Literal["relu", "tanh", "elu", "silu"] = option(
         "relu", "Activation between the layers", panel="Networks"

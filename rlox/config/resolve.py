@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import ConfigError, closest, printable
-from .fields import SECTIONS, Option, coerce, literal, options_of, parse
+from .fields import SECTIONS, Option, coerce, entry, literal, options_of, parse
 from .preset import Preset, find_preset
 from .sections import (
     CheckpointConfig,
@@ -230,7 +230,7 @@ def _of_flags(schema: Schema, flags: Mapping[str, Any]) -> Iterator[Entry]:
         if o.kind == "table":
             for text in typed:
                 name, value = _assignment(text, o.flag)
-                yield f"{key}.{name}", Value(literal(value), f"flag {o.flag}")
+                yield f"{key}.{name}", Value(entry(name, literal(value), o.flag), f"flag {o.flag}")
         else:
             yield key, Value(parse(o, typed) if isinstance(typed, str) else coerce(o, typed), f"flag {o.flag}")
 
@@ -241,7 +241,7 @@ def _of_sets(schema: Schema, sets: Sequence[str]) -> Iterator[Entry]:
         name, typed = _assignment(text, "--set")
         o, below = schema.find(name, "--set")
         if below is not None:
-            entries = [(f"{o.key}.{below}", Value(literal(typed), "--set"))]
+            entries = [(f"{o.key}.{below}", Value(entry(below, literal(typed), o.flag), "--set"))]
         else:
             entries = list(_entries(o, None, _set_value(o, typed), "--set", ""))
         for key, value in entries:
@@ -271,7 +271,7 @@ def _entries(o: Option, below: str | None, value: Any, origin: str, place: str) 
         raise ConfigError(f"{place}: {error.message}", hint=error.hint, param=o.key, value=error.value,
                           suggestions=error.suggestions) from None  # fmt: skip
     if o.kind == "table":
-        yield from ((f"{o.key}.{name}", Value(v, origin)) for name, v in checked.items())
+        yield from ((f"{o.key}.{name}", Value(entry(name, v, o.flag, place), origin)) for name, v in checked.items())
     else:
         yield o.key, Value(checked, origin)
 

@@ -239,5 +239,13 @@ def test_key_value_texts_are_checked(items, word):
         table("--env-kwarg", items)
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "[1, nan]", "{a = inf}"])
+def test_a_number_that_is_not_finite_is_refused_by_its_name_and_text_can_be_quoted(word):
+    with pytest.raises(ConfigError, match="--env-kwarg size is .*, must be finite") as refused:
+        table("--env-kwarg", [f"size={word}"])
+    assert "quote it" in (refused.value.hint or "")
+    assert table("--env-kwarg", [f'mode="{word}"']) == {"mode": word}
+
+
 def test_key_value_texts_are_data_never_code():
     assert table("--env-kwarg", ["a=__import__('os')", "b=[1, 2]", "c=true"]) == {"a": "__import__('os')", "b": [1, 2], "c": True}

@@ -232,6 +232,9 @@ def test_a_config_of_another_class_is_refused():
         ("auto", "auto", "auto"),
         ("auto", "0.5", 0.5),
         ("net_arch", "[4, 5]", [4, 5]),
+        ("net_arch", "4,5", [4, 5]),
+        ("net_arch", "64", [64]),
+        ("net_arch", " 4, 5, ", [4, 5]),
         ("net_arch", "{pi = [4], qf = []}", {"pi": [4], "qf": []}),
         ("table", "{a = 1}", {"a": 1}),
     ],
@@ -241,7 +244,7 @@ def test_typed_text_is_read(name, text, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("count", "none"), ("count", "4\n5"), ("flag", "1"), ("net_arch", "4,5"), ("share", "")]
+    ("name", "text"), [("count", "none"), ("count", "4\n5"), ("flag", "1"), ("net_arch", "4,x"), ("net_arch", "0"), ("net_arch", "4,-5"), ("share", "")]
 )
 def test_typed_text_that_does_not_fit_is_refused(name, text):
     with pytest.raises(ConfigError, match=name):
