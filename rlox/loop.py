@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from .envs import Episode
+from .envs.watchdog import no_hanging
 from .errors import ConfigError, DivergedError, EnvError, printable
 from .learner import Metrics
 
@@ -78,10 +79,20 @@ class EpisodeWindow:
         self._last = deque(((r, n) for r, n in state["last"]), maxlen=self.SIZE)
 
 
+class Terminated(SystemExit):
+    """A second signal: leave at once, wherever training is, with the exit code of that signal."""
+
+    def __init__(self, number: int) -> None:
+        # SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
+        self.exit_code = 128 + (signal.SIGTERM if number == getattr(signal, "SIGUSR1", None) else number)
+        super().__init__(self.exit_code)
+
+
 class Interrupt:
     """Remembers a signal until the loop reaches a step boundary; the handlers are restored afterwards.
 
-    A second SIGINT raises KeyboardInterrupt at once.
+    A second one leaves at once, also out of an environment that hangs: SIGINT raises KeyboardInterrupt, the others
+    :class:`Terminated`.
 
     Parameters
     ----------
@@ -92,9 +103,12 @@ class Interrupt:
     """
 
     SIGNALS: ClassVar[tuple[str, ...]] = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    # `timeout` and schedulers signal a process and then its group: what follows that soon is the same request.
+    TOGETHER_S: ClassVar[float] = 0.2
 
     def __init__(self, announce: bool = False, panel: Callable[[], bool] = lambda: False) -> None:
         self.signal: int | None = None
+        self._since = 0.0
         self.announce, self.panel = announce, panel
 
     @contextmanager
@@ -115,13 +129,17 @@ class Interrupt:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.announce and self.signal is None:  # the handler may have interrupted a write to sys.stderr itself
-            text = f"{signal.Signals(number).name}: stopping after this step; Ctrl-C ends at once"
+        if self.signal is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if monotonic() - self._since < self.TOGETHER_S:
+                return
+            raise Terminated(number)
+        self.signal, self._since = number, monotonic()
+        if self.announce:  # the handler may have interrupted a write to sys.stderr itself
+            text = f"{signal.Signals(number).name}: stopping after this step; a second signal ends at once"
             with suppress(OSError):
                 os.write(2, (f"\r\n{text}\x1b[K\x1b[A" if self.panel() else f"{text}\n").encode())
-        self.signal = number
 
 
 def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
@@ -150,7 +168,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     algo.signal, algo.torn = None, False
     reason, error = "failed", None
     end = algo.step + total_steps
-    with interrupt.watch():
+    with interrupt.watch(), no_hanging(getattr(algo.config, "env_timeout", None)):
         algo.phases.switch("other")
         try:
             algo.loggers.set_total(end)
@@ -173,7 +191,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
 def _reason_for(error: BaseException) -> str:
     if isinstance(error, DivergedError):
         return "diverged"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    return "interrupted" if isinstance(error, KeyboardInterrupt | Terminated) else "failed"
 
 
 def _end(algo: Any, reason: str, error: BaseException | None) -> None:

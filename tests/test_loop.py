@@ -492,7 +492,7 @@ def test_a_signal_is_said_below_a_live_panel_and_the_cursor_goes_back_into_it(ca
     algo = Scripted(one_step, [Kill(signal.SIGTERM)], Panel())
     algo.run = object()
     algo.train(10)
-    assert capfd.readouterr().err == "\r\nSIGTERM: stopping after this step; Ctrl-C ends at once\x1b[K\x1b[A"
+    assert capfd.readouterr().err == "\r\nSIGTERM: stopping after this step; a second signal ends at once\x1b[K\x1b[A"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
@@ -504,7 +504,7 @@ def test_in_a_run_a_signal_ends_training_at_the_step_boundary_and_train_returns(
     assert (result["reason"], algo.signal, algo.step, algo.n_updates) == ("interrupted", number, 3, 3)
     assert [k["reason"] for k in recorder.of("on_training_end")] == ["interrupted"]
     assert algo.torn is False
-    assert capfd.readouterr().err == f"{number.name}: stopping after this step; Ctrl-C ends at once\n"
+    assert capfd.readouterr().err == f"{number.name}: stopping after this step; a second signal ends at once\n"
     algo.train(2)
     assert algo.signal is None and algo.reason == "finished"
 
@@ -521,6 +521,31 @@ def test_a_second_ctrl_c_ends_it_at_once_and_nothing_is_saved(tmp_path):
     assert algo.step == 3 and algo.n_updates == 2  # in the middle of the third step
     assert [k["reason"] for k in recorder.of("on_training_end")] == ["interrupted"]
     assert saver.saved == [] and algo.torn and algo.signal == signal.SIGINT
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 143)])
+def test_a_second_signal_of_any_kind_leaves_at_once_with_its_code(first, second, code, tmp_path, monkeypatch):
+    from rlox.callbacks import CheckpointCallback
+
+    monkeypatch.setattr(Interrupt, "TOGETHER_S", 0.0)
+    saver, recorder, before = CheckpointCallback(0, tmp_path, verbose=False), Recorder(), handlers()
+    algo = SAC(Endless, callbacks=[Kill(first, second), saver, recorder], **TINY)
+    algo.run = object()
+    with pytest.raises(SystemExit) as ended:
+        algo.train(10)
+    assert ended.value.code == ended.value.exit_code == code
+    assert algo.step == 3 and algo.n_updates == 2  # in the middle of the third step
+    assert [k["reason"] for k in recorder.of("on_training_end")] == ["interrupted"]
+    assert saver.saved == [] and algo.torn and handlers() == before
+
+
+def test_a_signal_sent_to_a_process_and_to_its_group_is_one_request(monkeypatch):
+    monkeypatch.setattr(Interrupt, "TOGETHER_S", 3600.0)
+    algo = Scripted(one_step, Kill(signal.SIGTERM, signal.SIGTERM, signal.SIGHUP))
+    algo.run = object()
+    assert algo.train(10)["reason"] == "interrupted"
+    assert algo.signal == signal.SIGTERM and algo.torn is False
 
 
 def test_the_first_ctrl_c_saves(tmp_path):

@@ -29,7 +29,7 @@ class OffPolicyConfig(NetworkConfig):
         "sync", "Several environments in one process (sync) or one process each (async)", section="hardware"
     )
     env_timeout: float = option(
-        60.0, "Seconds until an environment in a worker counts as hung", section="hardware", gt=0
+        60.0, "Seconds until a step of an environment counts as hung", section="hardware", gt=0
     )
 
     def __post_init__(self) -> None:

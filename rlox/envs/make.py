@@ -37,7 +37,8 @@ def vectorize(
     vec : {"sync", "async"}
         In this process one after the other, or one worker process each; the results are equal bit for bit.
     timeout_s : float
-        Seconds after which a worker that does not answer is killed; async only.
+        Seconds after which a worker that does not answer is killed; async only. In this process training limits the
+        time of a call, see :func:`rlox.envs.watchdog.no_hanging`.
     plan : EpisodePlan, optional
         Other seeds, a number of episodes, a limit on their length: for evaluation.
 

@@ -14,6 +14,7 @@ from ..errors import ConfigError, DivergedError, EnvError
 from .slot import EpisodePlan, Outcome, Slot
 from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace, describe, same_space
+from .watchdog import Hanging
 
 MAX_REPLAY = 100_000  # an unfinished episode longer than this is not kept for rebuilding
 
@@ -311,16 +312,25 @@ class SyncVectorEnv(SeededVectorEnv):
     def _reset_all(self) -> list[Float32]:
         for slot in self._slots:
             slot.episode = 0
-        return [slot.reset() for slot in self._slots]
+        try:
+            return [slot.reset() for slot in self._slots]
+        except Hanging as hanging:
+            raise hanging.failure() from hanging
 
     def _step_all(self, actions: NDArray[Any], next_obs: Float32) -> Sequence[Outcome | None]:
-        if self.n_envs == 1:  # the common case, without the cost of three iterators
-            return [self._slots[0].step(actions[0], next_obs[0])] if self._playing[0] else [None]
-        each = zip(self._slots, actions, next_obs, self._playing, strict=True)
-        return [slot.step(action, row) if on else None for slot, action, row, on in each]
+        try:
+            if self.n_envs == 1:  # the common case, without the cost of three iterators
+                return [self._slots[0].step(actions[0], next_obs[0])] if self._playing[0] else [None]
+            each = zip(self._slots, actions, next_obs, self._playing, strict=True)
+            return [slot.step(action, row) if on else None for slot, action, row, on in each]
+        except Hanging as hanging:
+            raise hanging.failure() from hanging
 
     def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
-        return self._slots[i].replay(episode, actions)
+        try:
+            return self._slots[i].replay(episode, actions)
+        except Hanging as hanging:
+            raise hanging.failure() from hanging
 
     def close(self) -> None:
         for slot in self._slots:

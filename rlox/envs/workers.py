@@ -138,6 +138,15 @@ class AsyncVectorEnv(SeededVectorEnv):
 
     def _gather(self, who: Sequence[int], timeout_s: float, call: str) -> list[bytes]:
         """Receive one answer from each of these workers, whichever comes first."""
+        try:
+            return self._receive(who, timeout_s, call)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal tears this out of its wait: whoever hangs is not waited for
+                for worker in self._workers:
+                    worker.kill()
+            raise
+
+    def _receive(self, who: Sequence[int], timeout_s: float, call: str) -> list[bytes]:
         answers: dict[int, bytes] = {}
         deadline = time.monotonic() + timeout_s
         while len(answers) < len(who):
