@@ -7,15 +7,17 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from .errors import NotFoundError, RloxError, printable
+from .files import shortest
 
 
 class UserCodeError(RloxError):
-    """Importing what the user named raised."""
+    """What the user named raised: on import, or later in one of its methods."""
 
     exit_code = 7
     kind = "user_code_failed"
@@ -84,6 +86,36 @@ def import_file(
         del sys.modules[name]
         raise _failure(failed, path, error) from error
     return module
+
+
+@contextlib.contextmanager
+def blaming(cls: type) -> Iterator[None]:
+    """Raise UserCodeError for what the code of a class of the user's own raises inside, naming method, file and line.
+
+    Errors of rlox stay as they are, and so does what rlox's own code raises.
+    """
+    try:
+        yield
+    except (RloxError, MemoryError):
+        raise
+    except Exception as error:
+        blamed = _blame(cls, error)
+        if blamed is None:
+            raise
+        raise blamed from error
+
+
+def _blame(cls: type, error: Exception) -> UserCodeError | None:
+    """Return the error that names the method which was called, and the deepest line of the user's that it came to."""
+    own = [base.__module__ for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("rlox", "builtins")]
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in own}
+    frames = [(f, line) for f, line in traceback.walk_tb(error.__traceback__) if f.f_code.co_filename in files]
+    if not frames:
+        return None
+    (first, _), (last, line) = frames[0], frames[-1]
+    where = f"{shortest(last.f_code.co_filename)}:{line}"
+    return UserCodeError(f"{first.f_code.co_qualname} raised {type(error).__name__}: {printable(error)} ({where})",
+                         value=where)  # fmt: skip
 
 
 def _working_folder() -> str | None:

@@ -12,7 +12,8 @@ import rlox
 PACKAGE = Path(rlox.__file__).parent
 ORDER = [
     {"errors"},
-    {"seeding", "files", "registry", "user_code"},
+    {"seeding", "files", "registry"},
+    {"user_code"},
     {"config"},
     {"_ext"},
     {"protocols"},

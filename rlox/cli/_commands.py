@@ -97,7 +97,8 @@ class Command(_Help, TyperCommand):
         """Run the command's function."""
         path = ".".join(ctx.command_path.split()[1:])
         current().schema = self.schema or f"rlox.{path or self.name}/1"
-        return super().invoke(ctx)
+        with _saying_when_stopped():
+            return super().invoke(ctx)
 
 
 class Group(_Help, TyperGroup):
@@ -132,6 +133,11 @@ class Group(_Help, TyperGroup):
         """Import and return the command of that name."""
         return as_command(self._builders[name]())
 
+    def invoke(self, ctx: Context) -> Any:
+        """Import and run the command that was named."""
+        with _saying_when_stopped():
+            return super().invoke(ctx)
+
     def find(self, ctx: Context, name: str) -> Any:
         """Return the command that ``name`` means, or None. Override it to accept more than the fixed names."""
         return self.load(name) if name in self._builders else None
@@ -153,6 +159,17 @@ class Group(_Help, TyperGroup):
 def as_command(built: Any) -> Any:
     """Return a command or a Typer app as a command."""
     return typer.main.get_command(built) if isinstance(built, typer.Typer) else built
+
+
+@contextlib.contextmanager
+def _saying_when_stopped() -> Iterator[None]:
+    """Leave a line on stderr when Ctrl-C or a signal ends a command that has no way of its own to stop."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception | SystemExit):
+            current().stopped()
+        raise
 
 
 @contextlib.contextmanager

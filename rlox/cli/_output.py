@@ -20,7 +20,7 @@ from typer import Exit
 
 from .. import __version__
 from ..errors import ConfigError, printable
-from ..files import write_error
+from ..files import shortest, write_error
 from ._options import Flag
 from ._text import cell, encodable, flat, one_line, short, to_json, tsv
 
@@ -60,6 +60,7 @@ class Out:
         self.result: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.argv: tuple[str, ...] = ()
+        self._said_stopped = False
 
     # --- stdout ---
 
@@ -124,6 +125,19 @@ class Out:
         if hint:
             text += f"\n{self._style('hint:', 'hint', sys.stderr)} {printable(hint, 1000)}\n"
         self._stderr(text)
+
+    def stopped(self) -> None:
+        """Say, once, that the command was stopped, and of a training what is kept of it."""
+        if self._said_stopped:
+            return
+        self._said_stopped = True
+        if not self.schema.startswith(("rlox.train", "rlox.offline")):
+            self.note("stopped")
+            return
+        from ..runs.directory import kept_checkpoint
+
+        kept = None if self.run is None else kept_checkpoint(self.run)
+        self.note("stopped: no checkpoint written" if kept is None else f"stopped: {shortest(kept)} is kept")
 
     def trace(self, text: str) -> None:
         """Write a traceback, line by line."""

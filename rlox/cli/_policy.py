@@ -16,7 +16,7 @@ from ..config.toml import toml_value
 from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError, printable
 from ..registry import ALGORITHMS
 from ..seeding import MAX_SEED
-from ..user_code import import_module
+from ..user_code import blaming, import_module
 from ._completion import env_ids
 from ._options import Flag, flag
 from ._output import current
@@ -159,7 +159,8 @@ def load(opened: Opened, source: EnvSource, options: PolicyOptions, *, allow_non
             raise ConfigError(f"algo is {printable(options.algo)!r}, must be a subclass of rlox.OfflineAlgorithm "
                               "or of another algorithm of rlox", param="--algo", value=options.algo)  # fmt: skip
     try:
-        return load_algorithm(opened.path, env=source, cls=cls, device=options.device, allow_nonfinite=allow_nonfinite)
+        with blaming(cls or Algorithm):
+            return load_algorithm(opened.path, env=source, cls=cls, device=options.device, allow_nonfinite=allow_nonfinite)
     except CheckpointError as error:  # of several files, the one that is meant
         if str(opened.path) not in error.message:
             error.message = f"{printable(opened.typed)}: {error.message}"

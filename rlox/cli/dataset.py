@@ -10,6 +10,7 @@ from typing import Any
 from ..config.fields import option
 from ..errors import ConfigError, WriteError, printable
 from ..files import make_parents, write_error
+from ..user_code import blaming
 from ._commands import Command, Group
 from ._options import Argument, Flag, table, typed
 from ._output import current
@@ -128,7 +129,7 @@ def _collect(out: str, force: bool | None, import_: tuple[str, ...], **given: An
         behaviour = f"{opened.manifest['algorithm']} at step {opened.manifest.get('step')}"
     from ..data.collect import collect
 
-    with sink.progress("collect") as progress:
+    with sink.progress("collect") as progress, blaming(object if opened is None else type(algo)):
         done = collect(source, policy, n_steps=options.steps, n_episodes=options.episodes, seed=options.seed,
                        n_envs=options.n_envs, out=out, behaviour=behaviour, deterministic=options.deterministic,
                        on_progress=progress)  # fmt: skip

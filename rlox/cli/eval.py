@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.fields import option
 from ..errors import CheckError, WriteError, printable
 from ..files import slug
+from ..user_code import blaming
 from ._commands import Command
 from ._options import Argument, typed
 from ._output import Out, current
@@ -98,16 +99,17 @@ def _row(i: int, opened: Opened, source: EnvSource, options: EvalOptions, out: O
             progress(k + 1, options.episodes)
             out.detail(f"episode={k + 1}/{options.episodes} return={episode_return:.6g} length={episode_length}")
 
-        result = evaluate(
-            algo.policy(options.n_envs, seed=options.seed),
-            source,
-            options.episodes,
-            seed=options.seed,
-            n_envs=options.n_envs,
-            deterministic=options.deterministic,
-            max_episode_steps=options.max_episode_steps,
-            on_episode=on_episode,
-        )
+        with blaming(type(algo)):
+            result = evaluate(
+                algo.policy(options.n_envs, seed=options.seed),
+                source,
+                options.episodes,
+                seed=options.seed,
+                n_envs=options.n_envs,
+                deterministic=options.deterministic,
+                max_episode_steps=options.max_episode_steps,
+                on_episode=on_episode,
+            )
     videos = {} if film is None else {"video": film()}
     return {
         "checkpoint": str(opened.path),

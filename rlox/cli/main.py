@@ -12,17 +12,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TextIO
 
 import typer
 from typer._click.exceptions import NoArgsIsHelpError
 
 from .. import __version__
-from ..errors import EnvError, WriteError
+from ..errors import WriteError
 from ..files import shortest
+from ..user_code import UserCodeError
 from ._commands import Builder, Group
-from ._errors import BROKEN_PIPE, failure_of, save_traceback
+from ._errors import BROKEN_PIPE, Failure, failure_of, save_traceback
 from ._options import Flag
 from ._output import Out, current, start
 
@@ -122,11 +125,12 @@ def _fail(error: Exception, out: Out) -> int:
     if isinstance(error, BrokenPipeError):
         raise error
     failure = failure_of(error)
-    message, hint = failure.message, failure.hint
-    log = save_traceback(error, out.run) if failure.bug or (isinstance(error, EnvError) and out.run) else None
+    hint = failure.hint
+    log = _crash_log(error, failure, out)
     if failure.bug or hint is None:
         hint = f"the traceback is in {shortest(log)}" if log else "`--debug` shows the traceback" if failure.bug else None
-    out.failure(message, hint)
+    failure = replace(failure, hint=hint)
+    out.failure(failure.message, hint)
     if out.debug:
         out.trace("".join(traceback.format_exception(error)))
     try:
@@ -134,6 +138,15 @@ def _fail(error: Exception, out: Out) -> int:
     except WriteError:  # said already, or less important than what went wrong first
         _abandon_stdout()
     return failure.exit_code
+
+
+def _crash_log(error: Exception, failure: Failure, out: Out) -> Path | None:
+    """Return where the traceback is: in the run's folder, without one in a file of its own for what needs looking into."""
+    if out.run is not None and out.run.is_dir():
+        log = out.run / "crash.log"
+        return log if log.is_file() else save_traceback(error, out.run)  # a run that fails writes it itself
+    needed = failure.bug or (isinstance(error, UserCodeError) and failure.hint is None)
+    return save_traceback(error, None) if needed else None
 
 
 def _missing_command(error: NoArgsIsHelpError, out: Out) -> int:

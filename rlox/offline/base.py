@@ -39,6 +39,7 @@ from ..loop import Progress, Stepped, Updated
 from ..protocols import Batch, OfflineDataset
 from ..registry import Kind, check_actions
 from ..seeding import TorchStream, derive, torch_generator
+from ..user_code import UserCodeError
 from .bounds import RecordedData, check_fits, check_guess, find_spaces, is_guess
 
 REQUIRED = ("obs", "next_obs", "actions", "rewards", "terminated")
@@ -193,7 +194,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             metrics = self._update(batch)
         if metrics is not None and not isinstance(metrics, Mapping):
             got = type(metrics).__name__
-            raise ConfigError(f"{type(self).__name__}._update returned a {got}, must be a dict of metrics")
+            raise UserCodeError(f"{type(self).__name__}._update returned a {got}, must be a dict of metrics")
         yield Updated(metrics or {})
         yield Stepped(1)
 

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +90,15 @@ class Run:
         """Write ``status.json``: running, finished, interrupted, diverged or failed."""
         self.write_json("status.json", {"status": status, "exit_code": exit_code, "time": now(), **more})
 
+    def crash(self, error: BaseException) -> Path | None:
+        """Write the traceback to ``crash.log``; None where the disk is full."""
+        path = self.path / "crash.log"
+        try:
+            path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            return None
+        return path
+
     def link(self) -> None:
         """Point ``./checkpoints`` at this run's, unless something that is no such link has that name.
 
@@ -148,6 +158,11 @@ def _create_or_collide(path: Path) -> Run:
         if os.path.isdir(path):  # False, where Path.is_dir raises, for a name that is too long
             raise _Collision("taken") from None
         raise
+
+
+def kept_checkpoint(run: Path) -> Path | None:
+    """Return the newest model file of a run: the last one, else the best."""
+    return next((p for p in (run / "checkpoints" / name for name in ("last.pt", "best.pt")) if p.is_file()), None)
 
 
 def lock_holder(path: Path) -> str | None:

@@ -19,7 +19,8 @@ from ..config.toml import toml_value
 from ..errors import CheckpointError, ConfigError, DivergedError, RloxError
 from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
-from .directory import Run, create_run, now
+from ..user_code import blaming
+from .directory import Run, create_run, kept_checkpoint, now
 from .meta import code, machine
 from .plan import Plan, Target, make_plan
 from .threads import threads
@@ -116,7 +117,7 @@ class _Session:
     def execute(self) -> Outcome:
         """Train and sum up; whatever happens, the status says it."""
         try:
-            with threads(self.plan.threads):
+            with threads(self.plan.threads), blaming(self.plan.target.load()):
                 self._prepare()
                 self.run.status("running", started=now(), pid=os.getpid())
                 self.algo.train(self.resolved["run.steps"])
@@ -281,14 +282,23 @@ class _Session:
         code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
         ended = "diverged" if isinstance(error, DivergedError) else "failed"
         status = ended if isinstance(error, Exception) else "interrupted"
+        known: dict[str, Any] = {
+            "algorithm": self.plan.target.name,
+            "run": shortest(self.run.path),
+            "reason": status,
+            "step": getattr(self.algo, "step", 0),
+            "n_updates": getattr(self.algo, "n_updates", 0),
+        }
+        if isinstance(error, Exception):
+            known["error"] = f"{type(error).__name__}: {error}"
         with contextlib.suppress(RloxError):  # what is raised matters more than that the disk is full
-            self.run.status(status, code, reason=f"{type(error).__name__}: {error}", run=shortest(self.run.path))
+            self.run.status(status, code, **known)
+        log = self.run.crash(error) if isinstance(error, Exception) else None
         if isinstance(error, RloxError):
-            kept = [self.run.checkpoints / name for name in ("last.pt", "best.pt")]
-            there = next((shortest(p) for p in kept if p.is_file()), None)
-            if there is not None:
-                left = f"the last good checkpoint is {there}"
-                error.hint = f"{error.hint}; {left}" if error.hint else left
+            kept = kept_checkpoint(self.run.path)
+            parts = [error.hint, kept and f"the last good checkpoint is {shortest(kept)}",
+                     log and f"the traceback is in {shortest(log)}"]  # fmt: skip
+            error.hint = "; ".join(part for part in parts if part) or None
 
 
 def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:

@@ -284,6 +284,51 @@ def test_a_class_of_the_users_gets_the_same_command(capsys, data):
     refused(run(capsys, "eval", "checkpoints/best.pt"), 5, "mine.py:Mine")
 
 
+def test_a_fault_in_the_users_class_is_named_as_theirs_and_the_run_is_kept(capsys, data):
+    Path("buggy.py").write_text(
+        MINE.replace('return {"loss": loss}', 'return {"loss": {}["oops"]} if self.step == 12 else {"loss": loss}', 1)
+    )
+    line = next(n for n, text in enumerate(Path("buggy.py").read_text().splitlines(), 1) if "oops" in text)
+    argv = ("offline", "buggy.py:Mine", "--dataset", data, *OFFLINE[:2], "--batch-size", 16, "--save-freq", 10)
+    ran = run(capsys, *argv, "--no-tensorboard", "--env", "none")
+    assert ran.code == 7 and f"error: Mine._update raised KeyError: 'oops' (buggy.py:{line})\n" in ran.err
+    path = the_run()
+    hint = ran.err.splitlines()[-1]
+    assert f"the last good checkpoint is {path}/checkpoints/" in hint and f"the traceback is in {path}/crash.log" in hint
+    assert "in _update" in (path / "crash.log").read_text()
+    status = read(path / "status.json")
+    assert status["error"].startswith("UserCodeError: Mine._update raised KeyError: 'oops'")
+    found = {k: status[k] for k in ("status", "reason", "algorithm", "step", "n_updates", "exit_code")}
+    assert found == {"status": "failed", "reason": "failed", "algorithm": "buggy.py:Mine", "step": 12, "n_updates": 12,
+                     "exit_code": 7}  # fmt: skip
+
+
+def test_a_fault_in_the_users_constructor_leaves_no_run_and_its_traceback_in_a_file(capsys, data, monkeypatch, tmp_path):
+    (tmp_path / "crashes").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "crashes"))
+    Path("unmade.py").write_text(MINE.replace("super().__init__(dataset, **kwargs)", "super().__init__(dataset, **kwargs); self.gone", 1))
+    ran = run(capsys, "offline", "unmade.py:Mine", "--dataset", data, "--env", "none", "--steps", 5)
+    assert ran.code == 7 and "error: Mine.__init__ raised AttributeError: 'Mine' object has no attribute 'gone'" in ran.err
+    (log,) = (tmp_path / "crashes").iterdir()
+    assert "AttributeError" in log.read_text() and log.name in ran.err
+    assert not Path("runs").exists()
+
+
+def test_an_update_that_returns_no_metrics_names_itself(capsys, data):
+    Path("listed.py").write_text(MINE.replace('return {"loss": loss}', "return [loss]", 1))
+    ran = run(capsys, "offline", "listed.py:Mine", "--dataset", data, "--env", "none", "--steps", 5)
+    assert ran.code == 7 and "error: Mine._update returned a list, must be a dict of metrics" in ran.err
+    assert (the_run() / "crash.log").is_file()
+
+
+def test_a_fault_while_acting_is_named_by_eval_too(capsys, data):
+    Path("acting.py").write_text(MINE.replace("    def _update(", "    def act(self, obs, deterministic, generator):\n        return {}['x']\n\n    def _update(", 1))
+    argv = ("--dataset", data, "--env", "none", "--steps", 5, "--batch-size", 8, "--no-tensorboard")
+    assert run(capsys, "offline", "acting.py:Mine", *argv).code == 0
+    ran = run(capsys, "eval", "checkpoints/last.pt", "--algo", "acting.py:Mine", "--env", "OwnWalk-v0")
+    refused(ran, 7, "Mine.act raised KeyError: 'x'", "acting.py:")
+
+
 def test_a_class_with_a_config_of_its_own_gets_its_options(capsys, data):
     Path("mine.py").write_text(MINE)
     assert "Pull of actions towards zero [0, inf)" in " ".join(

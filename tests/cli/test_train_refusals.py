@@ -153,8 +153,11 @@ def test_an_environment_that_raises_ends_the_run_with_its_traceback_kept(capsys)
     assert ran.code == 7 and "the motor [/red] is hot" in refused_tail and "Traceback" not in ran.err
     path = the_run()
     assert "the motor [/red] is hot" in (path / "crash.log").read_text()
+    assert f"the traceback is in {path}/crash.log" in refused_tail
     status = read(path / "status.json")
-    assert (status["status"], status["exit_code"]) == ("failed", 7)
+    assert (status["status"], status["exit_code"], status["reason"]) == ("failed", 7, "failed")
+    assert status["algorithm"] == "sac" and 140 <= status["step"] < 160 and status["n_updates"] > 0
+    assert "the motor [/red] is hot" in status["error"]
 
 
 def test_a_reward_that_is_not_finite_ends_the_run(capsys):
@@ -165,8 +168,10 @@ def test_a_reward_that_is_not_finite_ends_the_run(capsys):
 def test_a_loss_that_diverges_ends_the_run_and_names_the_last_good_checkpoint(capsys):
     ran = train(capsys, "--set", "learning_rate=1e10", "--save-freq", 100, "--steps", 5000)
     assert ran.code == 7
-    assert "loss" in ran.err and "last.pt" in ran.err
-    assert read(the_run() / "status.json")["status"] == "diverged"
+    assert "loss" in ran.err and "last.pt" in ran.err and f"the traceback is in {the_run()}/crash.log" in ran.err
+    assert "DivergedError" in (the_run() / "crash.log").read_text()
+    status = read(the_run() / "status.json")
+    assert (status["status"], status["reason"]) == ("diverged", "diverged") and status["error"].startswith("DivergedError: ")
 
 
 def test_a_bug_is_exit_1_with_its_traceback_in_the_run(capsys, monkeypatch):
@@ -204,6 +209,29 @@ def test_a_signal_ends_the_run_after_a_checkpoint(capsys, signal, code):
     assert (the_run() / "checkpoints" / "last.pt").is_file()
     assert not (the_run() / "checkpoints" / "best.pt").exists()
     assert "rlox eval checkpoints/last.pt" in ran.err
+
+
+@pytest.mark.parametrize("freq", [0, 110])
+def test_a_second_ctrl_c_says_what_is_kept(capsys, freq):
+    ran = train(capsys, "--save-freq", freq, env="own_envs:Impatient")
+    assert ran.code == 130
+    status = read(the_run() / "status.json")
+    assert (status["status"], status["reason"], status["step"]) == ("interrupted", "interrupted", status["step"])
+    kept = the_run() / "checkpoints" / "last.pt"
+    line = f"stopped: {kept} is kept" if kept.is_file() else "stopped: no checkpoint written"
+    assert kept.is_file() == bool(freq) and ran.err.splitlines()[-1] == line
+
+
+def test_an_early_ctrl_c_says_that_nothing_is_kept(capsys, monkeypatch):
+    from rlox.algorithms.sac import SAC
+
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SAC, "__init__", interrupted)
+    ran = train(capsys)
+    assert ran.code == 130 and ran.err.splitlines()[-1] == "stopped: no checkpoint written"
+    assert not Path("runs").exists()
 
 
 def test_quiet_says_nothing_but_the_result(capsys):

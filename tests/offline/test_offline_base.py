@@ -24,6 +24,7 @@ from rlox.errors import (
 )
 from rlox.logging import LoggerCallback
 from rlox.seeding import derive
+from rlox.user_code import UserCodeError
 
 
 class Mine(OfflineAlgorithm):
@@ -283,8 +284,9 @@ def test_an_update_that_returns_no_dict_is_named():
 
     algo = Returns(Own(), batch_size=8)
     algo.answer = 3.0
-    with pytest.raises(ConfigError, match=r"Returns\._update returned a float, must be a dict of metrics"):
+    with pytest.raises(UserCodeError, match=r"Returns\._update returned a float, must be a dict of metrics") as raised:
         algo.train(1)
+    assert raised.value.exit_code == 7
     algo.answer = None
     assert algo.train(1)["reason"] == "finished"
 
