@@ -38,7 +38,7 @@ class RloxError(Exception):
     message : str
         Where, what is wrong with the value, what is allowed; no final period.
     hint : str, optional
-        What to do next; the exact command in backticks where there is one.
+        What to do next; the exact command in backticks where there is one. A traceback shows it as a note.
     param : str, optional
         The option or field concerned, e.g. ``--env``.
     value : object, optional
@@ -65,6 +65,8 @@ class RloxError(Exception):
         self.param = param
         self.value = value
         self.suggestions = tuple(suggestions)
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class ConfigError(RloxError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from rlox import errors
@@ -52,6 +54,16 @@ def test_an_error_carries_hint_param_value_and_suggestions():
     error = RloxError("message", hint="do this", param="--x", value=3, suggestions=iter(["a", "b"]))
     assert (str(error), error.message, error.hint, error.param, error.value) == ("message", "message", "do this", "--x", 3)
     assert error.suggestions == ("a", "b")
+
+
+def test_a_traceback_shows_the_hint_once_and_the_text_of_the_error_does_not():
+    error = errors.ConfigError("tau is 2, must be at most 1", hint="lower it")
+    assert str(error) == "tau is 2, must be at most 1"
+    assert "".join(traceback.format_exception(error)).splitlines()[-2:] == [
+        "rlox.errors.ConfigError: tau is 2, must be at most 1",
+        "hint: lower it",
+    ]
+    assert not hasattr(errors.ConfigError("x"), "__notes__")
 
 
 def test_closest_finds_near_names_best_first_whatever_the_case():
