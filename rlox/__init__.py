@@ -53,4 +53,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME))
+    own = {name for name in globals() if name not in ("Any", "TYPE_CHECKING", "annotations", "import_module")}
+    return sorted(own | set(_HOME))

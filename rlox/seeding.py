@@ -2,7 +2,8 @@
 
 Nothing in rlox draws from global random state. Index draws and episode resets are seeded with :func:`derive` and a
 counter; network noise uses one persistent ``torch.Generator`` per stream; code that can only use torch's global
-generator (module construction, dropout, a user's own actor) runs inside :class:`TorchStream`.
+generator (module construction, dropout, a user's own actor) runs inside :class:`TorchStream`, which has a stream of its
+own for the CPU's generator only: what such code draws on a GPU comes from that device's global generator.
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ def torch_generator(seed: int, stream: str, device: Any = "cpu") -> torch.Genera
 class TorchStream:
     """A stream of its own for code that can only draw from torch's global generator.
 
-    ``with stream.use():`` swaps the stream's state into the global generator and out again, so that what runs inside
-    neither sees nor changes anybody else's random numbers. CPU only; costs about ten microseconds.
+    ``with stream.use():`` swaps the stream's state into the CPU's global generator and out again, so that what runs
+    inside neither sees nor changes anybody else's random numbers on the CPU. The global generators of GPUs are left as
+    they are: what is drawn there inside (dropout of a network on a GPU) is neither seeded by the run nor kept apart from
+    what others draw. Costs about ten microseconds.
     """
 
     def __init__(self, seed: int, stream: str) -> None:

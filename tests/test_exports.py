@@ -105,6 +105,7 @@ def test_a_name_that_rlox_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nonsense"):
         _ = rlox.nonsense
     assert {"SAC", "evaluate", "__version__"} <= set(dir(rlox))
+    assert not {"Any", "TYPE_CHECKING", "import_module", "annotations"} & set(dir(rlox))
 
 
 def test_the_version_is_that_of_the_package():
