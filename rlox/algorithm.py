@@ -84,6 +84,11 @@ class Algorithm:
         self.exact: list[str] = []
         self.custom: list[str] = []
 
+    def __repr__(self) -> str:
+        source = self.env_source
+        env = "" if source is None else f"{source.label}, "
+        return f"{type(self).__name__}({env}step={self.step}, n_updates={self.n_updates})"
+
     def advance(self) -> Iterable[Progress]:
         """Yield what happens, in order, until the next point at which training may stop."""
         raise TypeError(f"{type(self).__name__} does not say how its training advances")
@@ -347,10 +352,17 @@ class Algorithm:
         return array.reshape(shape)
 
     def _encode(self, obs: Any, single: bool) -> NDArray[np.float32]:
+        space = self.obs_space
         try:
-            return self.obs_space.encode(obs)[None] if single else self.obs_space.encode_batch(obs)
+            cast = space.cast(obs)
+            rows = space.encode(cast)[None] if single else space.encode_batch(cast)
         except ValueError as error:
-            raise ConfigError(f"observation does not fit {self.obs_space.space}: {error}", param="obs") from error
+            raise ConfigError(f"observation does not fit {space.space}: {error}", param="obs") from error
+        if not np.isfinite(rows).all():
+            row, i = (int(n) for n in np.argwhere(~np.isfinite(rows))[0])
+            at = "" if single else f" of row {row}"
+            raise ConfigError(f"{space.entry(i)}{at} is {rows[row, i]}, must be finite", param="obs", value=rows[row, i])
+        return rows
 
 
 def load_algorithm(

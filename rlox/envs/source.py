@@ -159,13 +159,17 @@ class EnvSource:
                 close_quietly(env)
         return self._spaces
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
+        """The quoted id or text, or the name of what was passed: short and printable."""
         if self.text is not None:
-            return f"environment {_printable(self.text)!r}"
+            return repr(_printable(self.text))
         thing = self.instance if self.instance is not None else self.vector
-        if thing is not None:
-            return f"environment {_printable(str(thing))}"
-        return f"environment factory {_printable(getattr(self._factory, '__qualname__', self._factory))}"
+        return _printable(str(thing) if thing is not None else getattr(self._factory, "__qualname__", self._factory))
+
+    def __str__(self) -> str:
+        made = self.text is not None or self.instance is not None or self.vector is not None
+        return f"environment {self.label}" if made else f"environment factory {self.label}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "instance": None, "vector": None, "in_use": False}
@@ -222,7 +226,7 @@ class EnvSource:
             return functools.partial(gym.make, spec, disable_env_checker=True)
         raise ConfigError(
             f"{self} cannot be made again, and it is in use",
-            hint="pass a factory or an id instead of an environment",
+            hint="pass a class or function that makes one, or an id, instead of an environment",
         )
 
     def _missing(self, error: Exception) -> MissingDependencyError:

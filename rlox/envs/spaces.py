@@ -98,6 +98,24 @@ class ObsSpace:
             self.write(one, row)
         return out
 
+    def cast(self, obs: Any) -> Any:
+        """Return one or many observations with integers and floats in the dtypes of the space, where that is exact.
+
+        Raises
+        ------
+        ValueError
+            Naming a number that the dtype does not have, e.g. 300 where the space has uint8.
+        """
+        return _cast(self.space, obs, "observation")
+
+    def entry(self, i: int) -> str:
+        """Return what the user calls entry ``i`` of an encoded observation, e.g. ``observation['goal'] entry 1``."""
+        for part in self._parts:
+            if i < part.dim:
+                return f"{part.name} entry {i}"
+            i -= part.dim
+        raise IndexError(i)
+
     def check(self, obs: Any) -> None:
         """Raise ValueError unless ``obs`` lies in the space: structure, shape, kind of dtype and bounds."""
         for part in self._parts:
@@ -289,6 +307,26 @@ def _parts(space: Any, where: str, path: tuple[str, ...] = ()) -> list[_Part]:
         return [part for key in keys for part in _parts(space.spaces[key], f"{where}{key}/", (*path, key))]
     at = f" at {printable(where.rstrip('/'), 80)!r}" if where else ""
     raise SpaceError(f"{describe(space)} observations{at} are not supported, supported are {SUPPORTED_OBS}")
+
+
+def _cast(space: Any, obs: Any, name: str) -> Any:
+    if isinstance(space, spaces.Dict):
+        if isinstance(obs, Mapping):
+            known = space.spaces
+            return {k: _cast(known[k], v, f"{name}[{printable(k, 40)!r}]") if k in known else v for k, v in obs.items()}
+        return [_cast(space, one, name) for one in obs] if isinstance(obs, list | tuple) else obs
+    try:
+        array = np.asarray(obs)
+    except ValueError:  # a ragged list: whoever reads it next says so
+        return obs
+    if array.dtype.kind not in "biuf" or np.can_cast(array.dtype, space.dtype, "same_kind"):
+        return obs
+    with np.errstate(invalid="ignore"):
+        cast = array.astype(space.dtype)
+    wrong = np.argwhere(cast != array)
+    if len(wrong):
+        raise ValueError(f"{name} has the number {array[tuple(wrong[0])]}, which is none of {space.dtype}")
+    return cast
 
 
 def _check_action_box(space: spaces.Box) -> tuple[Float32, Float32]:

@@ -57,7 +57,7 @@ def check_n_envs(n_envs: int, source: EnvSource | None) -> int:
     if source is None or source.vector is None:
         if n_envs > 1 and source is not None and not source.can_remake:
             raise ConfigError(f"n_envs is {n_envs}, {source} is one and cannot be made again", param="n_envs",
-                              hint="pass a factory or an id instead of an environment")  # fmt: skip
+                              hint="pass a class or function that makes one, or an id, instead of an environment")  # fmt: skip
         return n_envs
     if n_envs not in (1, source.vector.num_envs):
         raise ConfigError(f"n_envs is {n_envs}, {source} has {source.vector.num_envs} environments", param="n_envs")
