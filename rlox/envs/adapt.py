@@ -20,7 +20,7 @@ from .spaces import Float32
 from .vector import Episode, VecStep, VectorEnv
 
 
-def adapt(vector_env: gym.vector.VectorEnv[Any, Any, Any], seed: int) -> VectorEnv:
+def adapt(vector_env: gym.vector.VectorEnv[Any, Any, Any], seed: int, first: int = 0) -> VectorEnv:
     """Return a foreign vector environment behind the interface of our own.
 
     Parameters
@@ -30,13 +30,15 @@ def adapt(vector_env: gym.vector.VectorEnv[Any, Any, Any], seed: int) -> VectorE
         warning, where it says nothing.
     seed : int
         Seeds its first reset; what it draws later is its own affair, so a run with it is not exact.
+    first : int
+        Number of the first episode; another number gives other seeds.
 
     Raises
     ------
     EnvError
         An autoreset mode that gymnasium does not have.
     """
-    return AdaptedVectorEnv(vector_env, _mode_of(vector_env), seed)
+    return AdaptedVectorEnv(vector_env, _mode_of(vector_env), seed, first)
 
 
 def _mode_of(vector_env: gym.vector.VectorEnv[Any, Any, Any]) -> AutoresetMode:
@@ -60,18 +62,21 @@ class AdaptedVectorEnv(VectorEnv):
 
     exact = "a vector environment that rlox did not make cannot be rebuilt"
 
-    def __init__(self, vector_env: gym.vector.VectorEnv[Any, Any, Any], mode: AutoresetMode, seed: int) -> None:
+    def __init__(
+        self, vector_env: gym.vector.VectorEnv[Any, Any, Any], mode: AutoresetMode, seed: int, first: int
+    ) -> None:
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
         self.mode = mode
         self._env = vector_env
         self._seed = seed
+        self._first = first
         self._ended = np.zeros(self.n_envs, np.bool_)
         self._episodes = np.zeros(self.n_envs, np.int64)
         self._calls = 0
         self._per_env_seeds = isinstance(vector_env.unwrapped, GymSync | GymAsync)
 
     def reset(self) -> Float32:
-        self._episodes[:] = 0
+        self._episodes[:] = self._first
         self._calls = 0
         raw = self._call(lambda: self._env.reset(seed=self._seeds()))[0]
         self._check_contained(raw)
@@ -135,7 +140,7 @@ class AdaptedVectorEnv(VectorEnv):
     def _seeds(self) -> Any:
         """One seed per environment and episode where the maker takes a list, else one for all."""
         if not self._per_env_seeds:
-            return derive(self._seed, "env") % 2**31  # native environments hand it to 32-bit generators
+            return derive(self._seed, "env", self._first) % 2**31  # native environments hand it to 32-bit generators
         return [derive(self._seed, f"env/{i}", int(k)) for i, k in enumerate(self._episodes)]
 
     def _check_contained(self, raw: Any) -> None:

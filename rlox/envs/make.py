@@ -23,6 +23,7 @@ def vectorize(
     vec: Literal["sync", "async"] = "sync",
     timeout_s: float = 60.0,
     plan: EpisodePlan | None = None,
+    first_episode: int = 0,
 ) -> VectorEnv:
     """Return N environments of a source behind one interface.
 
@@ -41,6 +42,8 @@ def vectorize(
         time of a call, see :func:`rlox.envs.watchdog.no_hanging`.
     plan : EpisodePlan, optional
         Other seeds, a number of episodes, a limit on their length: for evaluation.
+    first_episode : int
+        Number of every environment's first episode, so that training that goes on meets none of its episodes again.
 
     Raises
     ------
@@ -60,15 +63,15 @@ def vectorize(
         raise ConfigError(message, param="env_timeout", value=timeout_s)
     seed = check_seed(seed)
     if source.vector is not None:
-        return _adapt_checked(source, n_envs, seed, plan)
-    plan = plan or EpisodePlan(seed, n_envs)
+        return _adapt_checked(source, n_envs, seed, plan, first_episode)
+    plan = plan or EpisodePlan(seed, n_envs, first=first_episode)
     return SyncVectorEnv(source, plan) if vec == "sync" else AsyncVectorEnv(source, plan, timeout_s)
 
 
-def _adapt_checked(source: EnvSource, n_envs: int, seed: int, plan: EpisodePlan | None) -> VectorEnv:
+def _adapt_checked(source: EnvSource, n_envs: int, seed: int, plan: EpisodePlan | None, first: int) -> VectorEnv:
     assert source.vector is not None
     if plan is not None:
         raise ConfigError(f"{source} cannot be evaluated with seeds of its own", hint="pass an id or a factory")
     if n_envs not in (1, source.vector.num_envs):
         raise ConfigError(f"n_envs is {n_envs}, {source} has {source.vector.num_envs} environments", param="n_envs")
-    return adapt(source.vector, seed)
+    return adapt(source.vector, seed, first)

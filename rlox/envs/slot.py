@@ -22,7 +22,7 @@ MAX_REWARD = float(np.finfo(np.float32).max)
 class EpisodePlan:
     """Which seed each episode is reset with, how many episodes there are, and how long they may be.
 
-    Training: environment i, episode k has seed ``derive(seed, "env/i", k)``. Evaluation (``shared`` is a stream's
+    Training: environment i, episode k has seed ``derive(seed, "env/i", k)``; k counts from ``first``. Evaluation (``shared`` is a stream's
     name): the episodes of all environments are numbered through, environment i plays i, i + N, i + 2N, …, so that
     episode number k has the same seed whatever N is.
     """
@@ -32,6 +32,7 @@ class EpisodePlan:
     shared: str | None = None
     n_episodes: int | None = None
     max_episode_steps: int | None = None
+    first: int = 0
 
     def seed_of(self, env: int, episode: int) -> int:
         """Return the 64-bit reset seed of an environment's episode."""
@@ -64,7 +65,7 @@ class Slot:
     ) -> None:
         self.env = env
         self.index = index
-        self.episode = 0
+        self.episode = plan.first
         self.t = 0  # steps taken in this episode
         self._plan = plan
         self._quota = plan.quota(index)

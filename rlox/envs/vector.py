@@ -156,7 +156,7 @@ class SeededVectorEnv(VectorEnv):
 
     @abstractmethod
     def _reset_all(self) -> list[Float32]:
-        """Start episode 0 everywhere."""
+        """Start the first episode everywhere."""
 
     @abstractmethod
     def _step_all(self, actions: NDArray[Any], next_obs: Float32) -> Sequence[Outcome | None]:
@@ -171,7 +171,7 @@ class SeededVectorEnv(VectorEnv):
             self.obs[i] = obs
         self.returns = [0.0] * self.n_envs
         self.lengths = [0] * self.n_envs
-        self._episodes[:] = 0
+        self._episodes[:] = self.plan.first
         self._actions = [[] for _ in range(self.n_envs)]
         self._playing = [self.plan.quota(i) > 0 for i in range(self.n_envs)]
         self._started = True
@@ -311,7 +311,7 @@ class SyncVectorEnv(SeededVectorEnv):
 
     def _reset_all(self) -> list[Float32]:
         for slot in self._slots:
-            slot.episode = 0
+            slot.episode = self.plan.first
         try:
             return [slot.reset() for slot in self._slots]
         except Hanging as hanging:

@@ -60,7 +60,7 @@ class AsyncVectorEnv(SeededVectorEnv):
         if not source.picklable:
             raise ConfigError(
                 f"{source} cannot be sent to worker processes",
-                hint="use vec 'sync', an id, or a factory defined at the top level of a module",
+                hint="pass a named class or function of a module or script, or an id; or use vec 'sync'",
                 param="vec",
             )
         self._timeout_s = timeout_s
@@ -258,7 +258,7 @@ def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -
                 outcome = slot.step(_actions(message[1:], act_space)[0], next_obs)
                 answer = _pack(outcome, next_obs)
             elif command == RESET:
-                slot.episode = 0
+                slot.episode = plan.first
                 answer = slot.reset().tobytes()
             else:
                 (episode,) = struct.unpack_from("<q", message, 1)

@@ -171,7 +171,7 @@ class OffPolicyAlgorithm(Algorithm):
             yield Updated(self._learn(batch))
 
     def close(self) -> None:
-        """Close the environments and end their processes; training again makes new ones."""
+        """Close the environments and end their processes; training again makes new ones, with episodes of other seeds."""
         if self._envs is not None:
             self._envs.close()
             self._envs = self._obs = None
@@ -191,8 +191,15 @@ class OffPolicyAlgorithm(Algorithm):
                     stacklevel=2,
                 )
             config = self.config
+            # An episode takes a step at least, so that environments made at step s and left at step t have not come to
+            # episode 2t yet: whatever is made later starts with episodes that nobody has seen.
             self._envs = vectorize(
-                self.env_source, self.n_envs, seed=self.seed, vec=config.vec, timeout_s=config.env_timeout
+                self.env_source,
+                self.n_envs,
+                seed=self.seed,
+                vec=config.vec,
+                timeout_s=config.env_timeout,
+                first_episode=2 * self.step,
             )
             self._obs = self._envs.reset()
             if self._envs.exact is not None and self._envs.exact not in self.exact:

@@ -99,7 +99,7 @@ def test_discrete_actions_reach_workers():
 def test_factory_that_cannot_be_sent_to_a_worker_is_refused():
     with pytest.raises(ConfigError, match="cannot be sent to worker processes") as caught:
         vectorize(EnvSource.of(lambda: Noisy()), 1, seed=0, vec="async")
-    assert "top level of a module" in caught.value.hint
+    assert "pass a named class or function" in caught.value.hint
 
 
 def test_error_in_a_worker_comes_with_its_own_traceback():

@@ -597,6 +597,51 @@ def test_predict_takes_dict_observations_alone_and_in_batches():
     np.testing.assert_allclose(algo.predict([one, one]), np.tile(wanted, (2, 1)), atol=1e-6)
 
 
+class Board(gym.Env):
+    observation_space = gym.spaces.Dict(
+        board=gym.spaces.Box(0, 255, (2,), np.uint8), turn=gym.spaces.Discrete(3), goal=gym.spaces.Box(-1, 1, (2,))
+    )
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+
+def test_predict_casts_numbers_that_fit_into_every_leaf():
+    algo = make(Board)
+    exact = {"board": np.array([3, 200], np.uint8), "turn": 2, "goal": np.array([1, 0], np.float32)}
+    wanted = algo.predict(exact)
+    for board in ([3, 200], [3.0, 200.0], np.array([3, 200])):
+        typed = {"board": board, "turn": 2.0, "goal": [1, 0]}
+        np.testing.assert_array_equal(algo.predict(typed), wanted)
+        assert algo.value(typed) == algo.value(exact)
+        np.testing.assert_allclose(algo.predict([typed, typed]), [wanted] * 2, atol=1e-6)
+        batch = {"board": [board, board], "turn": [2.0, 2.0], "goal": [[1, 0]] * 2}
+        np.testing.assert_allclose(algo.predict(batch), [wanted] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"board": [3, 300]}, r"observation\['board'\] has the number 300, which is none of uint8"),
+        ({"board": [-1, 3]}, r"observation\['board'\] has the number -1, which is none of uint8"),
+        ({"board": [0.5, 3]}, r"observation\['board'\] has the number 0.5, which is none of uint8"),
+        ({"board": [float("nan"), 3]}, r"observation\['board'\] has the number nan"),
+        ({"turn": 1.5}, r"observation\['turn'\] has the number 1.5"),
+        ({"turn": 3.0}, r"observation\['turn'\] entry 0 is 3, must be in 0…2"),
+        ({"goal": [0, float("nan")]}, r"observation\['goal'\] entry 1 is nan, must be finite"),
+        ({"goal": [float("-inf"), 0]}, r"observation\['goal'\] entry 0 is -inf, must be finite"),
+    ],
+)
+def test_predict_names_the_number_that_does_not_fit(change, said):
+    with pytest.raises(ConfigError, match=said):
+        make(Board).predict({"board": [3, 200], "turn": 2, "goal": [1, 0], **change})
+
+
+def test_predict_names_the_row_and_entry_that_is_not_finite():
+    batch = np.zeros((3, 3))
+    batch[2, 1] = np.nan
+    with pytest.raises(ConfigError, match="observation entry 1 of row 2 is nan, must be finite"):
+        make().predict(batch)
+
+
 @pytest.mark.parametrize("obs", [np.zeros(4), np.zeros((2, 4)), "text", None, {"a": 1}, 3.0])
 def test_an_observation_that_does_not_fit_is_a_config_error(obs):
     with pytest.raises(ConfigError, match="observation does not fit"):
@@ -695,7 +740,39 @@ def test_seed_and_options_reach_the_environments(monkeypatch):
 
     monkeypatch.setattr("rlox.online.off_policy.vectorize", watched)
     make(n_envs=2, seed=7, vec="async", env_timeout=5.0).train(2)
-    assert given == [(2, {"seed": 7, "vec": "async", "timeout_s": 5.0})]
+    assert given == [(2, {"seed": 7, "vec": "async", "timeout_s": 5.0, "first_episode": 0})]
+
+
+class Seeds(Echo):
+    """Writes down the seeds that it is reset with."""
+
+    seen: list = []  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        Seeds.seen.append(seed)
+        return super().reset(seed=seed, options=options)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_training_that_goes_on_in_new_environments_meets_no_episode_again(tmp_path, monkeypatch, foreign):
+    monkeypatch.setattr(Seeds, "seen", [])
+
+    def env():
+        return gym.vector.SyncVectorEnv([Seeds, Seeds], autoreset_mode="Disabled") if foreign else Seeds
+
+    algo = make(env(), n_envs=2, learning_starts=1000)
+    for steps in (2, 60, 2, 2):
+        algo.train(steps)
+        algo.close()
+        if foreign:
+            algo.env_source = make(env()).env_source
+    algo.save(tmp_path / "x.pt")
+    loaded = SAC.from_checkpoint(tmp_path / "x.pt", env=env())
+    with pytest.warns(UserWarning, match="empty replay buffer"):
+        loaded.train(20)
+    seeds = [seed for seed in Seeds.seen if seed is not None]
+    assert seeds[:2] == [derive(0, "env/0", 0), derive(0, "env/1", 0)]
+    assert len(seeds) > 10 and len(set(seeds)) == len(seeds)
 
 
 def test_other_spaces_are_refused(tmp_path):
@@ -805,13 +882,20 @@ def test_one_environment_that_cannot_be_made_again_serves_alone():
     assert make(Noisy()).train(25)["reason"] == "finished"
     with pytest.raises(ConfigError, match=r"n_envs is 2, .* is one and cannot be made again") as caught:
         make(Noisy(), n_envs=2)
-    assert "factory" in caught.value.hint
+    assert "pass a class or function that makes one" in caught.value.hint
     assert make(gym.make("Pendulum-v1"), n_envs=2).train(4)["reason"] == "finished"
 
 
 def test_discrete_actions_are_refused_with_what_they_are():
     with pytest.raises(SpaceError, match=r"sac needs Box actions; .*CartPole-v1.* has Discrete\(2\)"):
         SAC("CartPole-v1")
+
+
+def test_an_algorithm_shows_its_environment_and_how_far_it_is():
+    algo = make("Pendulum-v1")
+    algo.train(25)
+    assert repr(algo) == "SAC('Pendulum-v1', step=25, n_updates=5)"
+    assert repr(make(Noisy)) == "SAC(Noisy, step=0, n_updates=0)"
 
 
 def test_arguments_are_public_attributes():
