@@ -159,7 +159,8 @@ def _report(outcome: Outcome, path_only: bool) -> None:
         if best is not None:
             out.line(shortest(best))
     else:
-        out.record(outcome.result)
+        names = {"return_mean": "best_return_mean", "return_std": "best_return_std"} if out.on_terminal else {}
+        out.record(outcome.result if out.json else {names.get(k, k): v for k, v in outcome.result.items()})
     if outcome.eval_command is not None:
         out.note(f"evaluate it: {outcome.eval_command}")
 
@@ -173,10 +174,18 @@ def _show(plan: Plan, toml: bool) -> None:
         for line in text.splitlines():
             out.line(line)
     else:
-        rows = resolved.rows() if out.json else [(key, shown(value), origin) for key, value, origin in resolved.rows()]
+        rows = [_as_run(plan, *row) for row in resolved.rows()]
+        rows = rows if out.json else [(key, shown(value), origin) for key, value, origin in rows]
         out.table(["key", "value", "origin"], rows)
     out.data(device=plan.device, threads=plan.threads, preset=resolved.preset, memory_bytes=plan.memory)
     out.note("would run with  " + "  ".join(f"{name}: {value}" for name, value in plan.summary().items()))
+
+
+def _as_run(plan: Plan, key: str, value: Any, origin: str) -> tuple[str, Any, str]:
+    """Return a row with the environment that is meant."""
+    if key == "run.env" and plan.source is not None and value != plan.source.text:
+        return key, plan.source.text, origin if value is not None else "dataset"
+    return key, value, origin
 
 
 def _ordered(schema: Schema) -> list[Flag]:
@@ -240,10 +249,11 @@ def _check_spellings(params: Iterable[Flag], name: str) -> None:
 def _examples(group: str, name: str) -> str:
     subject = "--env Pendulum-v1" if group == "train" else "--dataset data.h5"
     steps = "--steps 50000 --seed 1" if group == "train" else "--env Pendulum-v1 --steps 20000"
+    short = "" if group == "train" else " --steps 20000"
     return "\n".join(
         (
             "Examples:",
-            f"  rlox {group} {name} {subject}",
+            f"  rlox {group} {name} {subject}{short}",
             f"  rlox {group} {name} {subject} {steps}",
             f"  rlox {group} {name} {subject} --preset smoke --dry-run",
         )

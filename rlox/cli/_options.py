@@ -120,6 +120,10 @@ class Argument(TyperArgument):
             raise MissingParameter(ctx=ctx, param=self)
         return value
 
+    def _usage_display_name(self) -> str:
+        name = f"{self.metavar}{'...' if self.nargs != 1 else ''}"
+        return name if self.required else f"[{name}]"
+
     def display_type_rich(self, ctx: Any) -> str | None:
         """Return nothing: the name says what is meant."""
         return None

@@ -76,15 +76,25 @@ class Out:
         else:
             self._stdout("".join(f"{tsv(k)}\t{tsv(v)}\n" for k, v in lines))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Iterable[Any]], *, name: str = "rows") -> None:
-        """Show rows. In JSON ``result[name]`` is a list of objects with the columns as keys."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Iterable[Any]],
+        *,
+        name: str = "rows",
+        optional: Sequence[str] = (),
+    ) -> None:
+        """Show rows. In JSON ``result[name]`` is a list of objects with the columns as keys.
+
+        The ``optional`` columns are left out, one after the other, where a terminal is too narrow for all of them.
+        """
         cells = [list(row) for row in rows]
         if self.json:
             self.result[name] = [dict(zip(columns, row, strict=True)) for row in cells]
         elif not self.on_terminal:
             lines = [columns, *([cell(v) for v in row] for row in cells)]
             self._stdout("".join("\t".join(tsv(v) for v in line) + "\n" for line in lines))
-        elif self.width < NARROW or not self._rich_table(columns, cells):
+        elif self.width < NARROW or not self._fitting_table(columns, cells, optional):
             pad = max(map(len, columns)) if self.width >= NARROW else 0
             blocks = [
                 "".join(f"{c:<{pad}}  {short(cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells
@@ -212,6 +222,14 @@ class Out:
         numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
         shown = [[short(cell(value)) for value in row] for row in rows]
         widths = [
+    def _fitting_table(self, columns: Sequence[str], rows: list[list[Any]], optional: Sequence[str]) -> bool:
+        """Draw the table with as many of its columns as fit; False, and nothing drawn, where too few do."""
+        for n in range(len(optional) + 1):
+            kept = [i for i, column in enumerate(columns) if column not in optional[:n]]
+            if self._rich_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows]):
+                return True
+        return False
+
             max(len(column), *(len(row[i]) if numeric[i] else min(len(row[i]), 16) for row in shown), 0)
             for i, column in enumerate(columns)
         ]

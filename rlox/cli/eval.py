@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.fields import option
 from ..errors import CheckError, WriteError, printable
-from ..files import slug
+from ..files import shortest, slug
 from ..user_code import blaming
 from ._commands import Command
 from ._options import Argument, typed
@@ -30,6 +30,9 @@ Examples:
 # What a table of several checkpoints shows; JSON has the rest too.
 _COLUMNS = ("checkpoint", "env", "step", "return_mean", "return_std", "return_low", "return_high", "length_mean",
             "n_episodes", "seed", "video")  # fmt: skip
+
+# What it leaves out first where the terminal is narrow.
+_OPTIONAL = ("seed", "n_episodes", "video", "env", "return_low", "return_high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +75,13 @@ def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: A
     import_packages(import_)
     sources = [environment(one, options, f"rlox eval {one.typed}") for one in opened]
     rows = [_row(i, one, source, options, out) for i, (one, source) in enumerate(zip(opened, sources, strict=True))]
-    if len(rows) == 1:
-        out.record(rows[0])
+    if out.json:
+        out.data(**(rows[0] if len(rows) == 1 else {}), checkpoints=rows)
+    elif len(rows) == 1:
+        out.record(_as_text(rows[0]))
     else:
-        columns = list(rows[0]) if out.json else [name for name in rows[0] if name in _COLUMNS]
-        out.table(columns, [[row[name] for name in columns] for row in rows], name="checkpoints")
+        columns = [name for name in rows[0] if name in _COLUMNS]
+        out.table(columns, [[row[name] for name in columns] for row in map(_as_text, rows)], optional=_OPTIONAL)
     if options.min_return is not None:
         below = [row for row in rows if not row["return_mean"] >= options.min_return]  # NaN is below everything
         if below:
@@ -84,6 +89,11 @@ def _evaluate(checkpoints: tuple[str, ...], import_: tuple[str, ...], **given: A
                 f"return_mean is {below[0]['return_mean']:.6g}, must be at least {options.min_return:g}",
                 param="--min-return", value=options.min_return,
             )  # fmt: skip
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for people: the path as they would type it."""
+    return row | {"checkpoint": shortest(row["checkpoint"])}
 
 
 def _row(i: int, opened: Opened, source: EnvSource, options: EvalOptions, out: Out) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _HELP = """Reinforcement learning from the shell: train online, train offline, e
 Examples:
   rlox train sac --env Pendulum-v1 --eval-freq 10000
   rlox eval checkpoints/best.pt
-  rlox offline cql --dataset pendulum.h5 --env Pendulum-v1
+  rlox offline cql --dataset pendulum.h5 --env Pendulum-v1 --steps 20000
 """
 _COMMANDS = {
     "train": ("Train in an environment", "rlox.cli.train"),

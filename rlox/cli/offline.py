@@ -15,8 +15,8 @@ from ._generate import AlgorithmGroup, train_command
 _HELP = """Train from a dataset file; steps are gradient steps.
 
 Examples:
-  rlox offline cql --dataset pendulum.h5 --env Pendulum-v1
-  rlox offline file.py:MyAlgo --dataset pendulum.h5
+  rlox offline cql --dataset pendulum.h5 --env Pendulum-v1 --steps 20000
+  rlox offline file.py:MyAlgo --dataset pendulum.h5 --steps 20000
   rlox offline --list
 """
 
@@ -51,6 +51,6 @@ def _own_command(text: str) -> Command:
     cls = load_class(text)
     if not issubclass(cls, OfflineAlgorithm):
         raise ConfigError(f"{printable(text)} is no subclass of rlox.offline.base.OfflineAlgorithm", value=text)
-    summary = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
+    summary = (inspect.getdoc(cls) or cls.__name__).splitlines()[0].replace("``", "")
     target = Target(text, "offline", getattr(cls, "config_class", None) or BaseOptions, lambda: cls)
     return train_command(target, summary, registered=False)

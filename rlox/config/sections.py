@@ -48,7 +48,8 @@ class OfflineRunConfig(Section):
     )
     env: str | None = option(
         None,
-        "Environment for evaluation and action bounds: an id, module:make or file.py:Name",
+        "Environment for evaluation and action bounds: an id, module:make or file.py:Name; default: the one that the "
+        "dataset names, if there is one; none: no evaluation",
         section="run",
         metavar="ID",
     )

@@ -72,6 +72,7 @@ class Plan:
     def summary(self) -> dict[str, str]:
         """Return what the first line of a run says besides its path."""
         return {
+            "steps": str(self.resolved["run.steps"]),
             "device": self.device,
             "threads": str(self.threads),
             "preset": self.resolved.preset or "none",

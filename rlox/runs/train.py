@@ -273,7 +273,9 @@ class _Session:
             n_envs=n,
             deterministic=resolved["eval.deterministic"],
         )
-        return {"return_mean": found.return_mean, "return_std": found.return_std, "n_episodes": len(found.returns)}
+        n = len(found.returns)
+        evaluated = f"best.pt, {n} fresh episode{'s' if n > 1 else ''}"
+        return {"evaluated": evaluated, "return_mean": found.return_mean, "return_std": found.return_std, "n_episodes": n}
 
     def _failed(self, error: BaseException) -> None:
         """Write the status of a run that ended in an exception, and say what is left of it."""

@@ -60,6 +60,20 @@ def test_several_checkpoints_are_one_row_each(capsys, good, tmp_path):
     assert found[0]["return_mean"] == result(capsys, good, *SHORT)["return_mean"]
 
 
+def test_json_has_the_list_of_checkpoints_for_one_too(capsys, good):
+    found = result(capsys, good, *SHORT)
+    (row,) = found.pop("checkpoints")
+    assert row == found and row["checkpoint"] == str(good)
+
+
+def test_a_path_inside_the_working_folder_is_shown_from_there(capsys, good, monkeypatch):
+    monkeypatch.chdir(good.parent.parent)
+    inside = f"{good.parent.name}/{good.name}"
+    assert f"checkpoint\t{inside}\n" in run(capsys, "eval", good, *SHORT).out
+    table = run(capsys, "eval", good, good, *SHORT).out
+    assert [line.split("\t")[0] for line in table.splitlines()] == ["checkpoint", inside, inside]
+
+
 def test_links_are_resolved(capsys, good, tmp_path):
     (tmp_path / "checkpoints").symlink_to(good.parent)
     assert result(capsys, tmp_path / "checkpoints" / "good.pt", *SHORT)["checkpoint"] == str(good)

@@ -34,7 +34,7 @@ from rlox.offline.configured import ConfiguredOfflineAlgorithm
 
 
 class Mine(OfflineAlgorithm):
-    """Regress onto the actions."""
+    """Regress ``actor`` onto the actions."""
 
     def __init__(self, dataset, **kwargs):
         super().__init__(dataset, **kwargs)
@@ -172,6 +172,19 @@ def test_steps_are_gradient_steps(capsys, data):
     assert (result["step"], result["n_updates"]) == (12, 12)
 
 
+def test_a_dry_run_shows_the_environment_of_the_dataset_and_the_steps(capsys, data):
+    ran = run(capsys, "offline", "bc", "--dataset", data, "--dry-run")
+    assert "run.env\tOwnWalk-v0\tdataset\n" in ran.out and "steps: 1000000" in ran.err
+
+
+def test_every_example_in_the_help_says_how_long(capsys):
+    for argv in (["offline", "--help"], ["offline", "bc", "--help"]):
+        shown = run(capsys, *argv).out
+        examples = [line for line in shown.splitlines() if "--dataset" in line and line.startswith("    rlox")]
+        assert len(examples) >= 2 and all("--steps" in line or "--dry-run" in line for line in examples)
+    assert "none: no evaluation" in " ".join(shown.split())
+
+
 def test_env_of_the_dataset_is_used_and_said(capsys, data):
     ran = offline(capsys, data)
     assert "evaluating in OwnWalk-v0, which the dataset names" in ran.err
@@ -275,7 +288,7 @@ def test_a_bad_input_is_refused_and_leaves_no_run(capsys, data, argv, code, word
 def test_a_class_of_the_users_gets_the_same_command(capsys, data):
     Path("mine.py").write_text(MINE)
     shown = run(capsys, "offline", "mine.py:Mine", "--help").out
-    assert "Regress onto the actions" in shown and "--batch-size" in shown and "--eval-freq" in shown
+    assert "Regress actor onto the actions" in shown and "--batch-size" in shown and "--eval-freq" in shown
     ran = run(capsys, "offline", "mine.py:Mine", "--dataset", data, "--steps", 20, "--batch-size", 8, "--eval-freq", 0)
     assert ran.code == 0, ran.err
     assert the_run().parent == Path("runs/mine.py-Mine/walk")

@@ -88,6 +88,17 @@ def test_a_table_breaks_no_number_and_is_stacked_where_it_does_not_fit(terminal)
     assert "╭" not in stream.getvalue() and stream.getvalue().startswith("path             a/a/")
 
 
+def test_optional_columns_make_room_where_the_terminal_is_narrow(terminal):
+    columns = ["first", "second", *(f"figure_{i}" for i in range(6))]
+    shown = {}
+    for width in ("60", "200"):
+        stream = terminal(width)
+        Out().table(columns, [["a" * 16, 1.23456789, *range(6)]], optional=[f"figure_{i}" for i in range(4)])
+        shown[width] = stream.getvalue()
+    assert "figure_5" in shown["60"] and "figure_0" not in shown["60"] and "│" in shown["60"] and "1.23457" in shown["60"]
+    assert all(name in shown["200"] for name in columns)
+
+
 @pytest.mark.parametrize("columns", ["0", "1", "40", "59"])
 def test_a_narrow_terminal_gets_stacked_lines(terminal, columns):
     stream = terminal(columns)
@@ -241,7 +252,7 @@ def test_key_value_texts_are_checked(items, word):
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "[1, nan]", "{a = inf}"])
 def test_a_number_that_is_not_finite_is_refused_by_its_name_and_text_can_be_quoted(word):
-    with pytest.raises(ConfigError, match="--env-kwarg size is .*, must be finite") as refused:
+    with pytest.raises(ConfigError, match=r"--env-kwarg size is .*, must be finite") as refused:
         table("--env-kwarg", [f"size={word}"])
     assert "quote it" in (refused.value.hint or "")
     assert table("--env-kwarg", [f'mode="{word}"']) == {"mode": word}

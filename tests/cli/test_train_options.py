@@ -184,6 +184,20 @@ def test_dry_run_writes_nothing_and_checks_everything(capsys):
     assert list(Path().iterdir()) == []
 
 
+def test_a_dry_run_shows_what_is_made_of_threads_and_of_the_environments_name(capsys):
+    out = run(capsys, "train", "sac", "--env", "Pendulum", "--dry-run", "--threads", "1").out
+    assert "run.env\tPendulum-v1\tflag --env\n" in out and "hardware.threads\t1\tflag --threads\n" in out
+    ran = train(capsys, "--dry-run")
+    assert "hardware.threads\t1\tdefault\n" in ran.out and "steps: 160" in ran.err
+
+
+def test_a_summary_says_what_was_evaluated(capsys):
+    ran = train(capsys, "--eval-episodes", 2)
+    assert "evaluated\tbest.pt, 2 fresh episodes\nreturn_mean\t" in ran.out
+    found = train(capsys, "--json").json["result"]
+    assert found["evaluated"] == "best.pt, 1 fresh episode" and "return_mean" in found
+
+
 def test_toml_of_a_dry_run_is_a_config_of_the_same_run(capsys):
     first = train(capsys, "--gamma", 0.5, "--dry-run", "--toml")
     Path("same.toml").write_text(first.out)

@@ -286,10 +286,10 @@ def test_the_whole_command_in_a_process_of_its_own(tmp_path):
     ran = spawn("train", "sac", "--env", "Pendulum-v1", *TINY, cwd=tmp_path)
     assert ran.code == 0, ran.err
     keys = [line.split("\t")[0] for line in ran.out.splitlines()]
-    assert keys == ["algorithm", "run", "reason", "step", "n_updates", "best", "best_step", "last", "return_mean",
+    assert keys == ["algorithm", "run", "reason", "step", "n_updates", "best", "best_step", "last", "evaluated", "return_mean",
                     "return_std", "n_episodes", "seconds"]  # fmt: skip
     first = ran.err.splitlines()[0]
-    for word in ("run: runs/sac/Pendulum-v1/", "device: cpu", "threads: 1", "preset: sac/Pendulum-v1", "memory: "):
+    for word in ("run: runs/sac/Pendulum-v1/", "steps: 160", "device: cpu", "threads: 1", "preset: sac/Pendulum-v1", "memory: "):
         assert word in first
     assert ran.err.splitlines()[-1] == "evaluate it: rlox eval checkpoints/best.pt"
     evaluated = spawn("eval", "checkpoints/best.pt", "--episodes", 1, cwd=tmp_path)
