@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MIN_REFRESH_S = 0.2
 _MIN_LIVE_WIDTH = 20
+_MOSTLY_UPDATES = 0.9  # updates per step at which the speed so far holds for what follows
 _NO_LOSS = frozenset({"n_updates", "phase"})
 
 
@@ -52,13 +53,14 @@ class ConsoleLogger(LoggerCallback):
         self._total: int | None = None
         self._title = "rlox"
         self._started: tuple[float, int] | None = None
+        self._updating: tuple[float, int] | None = None
         self._drawn_at = -MIN_REFRESH_S
         self._skipped: Mapping[str, Any] | None = None
 
     def open(self, run: Any = None) -> None:
         """Find out what the terminal can do, and start the panel on it."""
         self._title = _title(run)
-        self._started = None
+        self._started = self._updating = None
         self._prepare().title = self._title
 
     def set_total(self, total_timesteps: int) -> None:
@@ -145,10 +147,12 @@ class ConsoleLogger(LoggerCallback):
             self._started = now, shot.step
         since, first = self._started
         own_rate = (shot.step - first) / (now - since) if now > since and shot.step > first else None
-        shot.per_second = values.get("steps_per_second", own_rate)
         shot.elapsed_s = values.get("time_elapsed_s", now - since)
+        shot.per_second = values.get("steps_per_second", own_rate)
         own_left = max(shot.total - shot.step, 0) / shot.per_second if shot.total and shot.per_second else None
         shot.left_s = values.get("time_left_s", own_left)
+        if "n_updates" in values:
+            self._correct_speed(shot, values["n_updates"], now)
         if "return_mean" in values:
             shot.return_mean = values["return_mean"]
             self._history.append(shot.return_mean)
@@ -158,6 +162,19 @@ class ConsoleLogger(LoggerCallback):
         shot.shares = {name[6:]: value for name, value in values.items() if name.startswith("share_")}
         losses = {n: v for n, v in values.items() if prefixed(n).startswith("train/") and n not in _NO_LOSS}
         shot.losses = {name.removeprefix("train/"): value for name, value in losses.items()}
+
+    def _correct_speed(self, shot: Snapshot, n_updates: float, now: float) -> None:
+        """Measure speed since updates began: the steps before are faster, and say nothing of those to come."""
+        if n_updates >= _MOSTLY_UPDATES * shot.step:
+            return
+        if self._updating is None or n_updates == 0:
+            self._updating = (now, shot.step) if n_updates else None
+            shot.per_second = shot.left_s = None
+            return
+        since, first = self._updating
+        if now > since and shot.step > first:
+            shot.per_second = (shot.step - first) / (now - since)
+            shot.left_s = None if shot.total is None else max(shot.total - shot.step, 0) / shot.per_second
 
     def _show(self, kind: str) -> None:
         if self._live is not None:

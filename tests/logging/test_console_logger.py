@@ -99,6 +99,21 @@ def test_constructor_arguments_are_attributes():
         ConsoleLogger(0)
 
 
+def test_speed_and_time_left_wait_for_updates_and_forget_the_steps_before_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console, "monotonic", lambda: now[0])
+    out = pipe()
+    logger = ConsoleLogger(console=out)
+    logger.set_total(4000)
+    logger.open()
+    # 1000 steps in a second without updates, then 100 steps a second
+    for step, n_updates, now[0] in ((1000, 0, 1.0), (2000, 1000, 11.0), (3000, 2000, 21.0)):
+        figures = {"n_updates": n_updates, "steps_per_second": step / now[0], "time_left_s": (4000 - step) * now[0] / step}
+        logger.on_train_step(step, figures)
+    logger.close()
+    assert out.file.getvalue().splitlines() == ["step=1000/4000", "step=2000/4000", "step=3000/4000 sps=100 eta=10s"]
+
+
 def test_the_panel_as_text():
     assert rendered(snapshot()) == textwrap.dedent("""\
         ╭─ sac · Pendulum-v1 ──────────────────────────────────────────────────────────╮
