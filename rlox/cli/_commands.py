@@ -13,6 +13,7 @@ from typer._click.core import Context, Parameter
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ConfigError, closest, printable
+from ._divert import diverted
 from ._errors import exit_codes
 from ._output import common_options, current
 
@@ -97,7 +98,7 @@ class Command(_Help, TyperCommand):
         """Run the command's function."""
         path = ".".join(ctx.command_path.split()[1:])
         current().schema = self.schema or f"rlox.{path or self.name}/1"
-        with _saying_when_stopped():
+        with _saying_when_stopped(), diverted():
             return super().invoke(ctx)
 
 

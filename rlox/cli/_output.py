@@ -21,6 +21,7 @@ from typer import Exit
 from .. import __version__
 from ..errors import ConfigError, printable
 from ..files import shortest, write_error
+from ._divert import results
 from ._options import Flag
 from ._text import cell, encodable, flat, one_line, short, to_json, tsv
 
@@ -64,6 +65,7 @@ class Out:
 
     # --- stdout ---
 
+    @results()
     def record(self, mapping: Mapping[str, Any]) -> None:
         """Show one result: a line per key; nested tables as ``outer.inner``. In JSON its keys join ``result``."""
         if self.json:
@@ -76,6 +78,7 @@ class Out:
         else:
             self._stdout("".join(f"{tsv(k)}\t{tsv(v)}\n" for k, v in lines))
 
+    @results()
     def table(
         self,
         columns: Sequence[str],
@@ -101,6 +104,7 @@ class Out:
             ]
             self._stdout("\n".join(blocks))
 
+    @results()
     def line(self, text: str) -> None:
         """Write one line of text; nothing with ``--json``."""
         if not self.json:
@@ -189,6 +193,7 @@ class Out:
     # --- the terminal ---
 
     @property
+    @results()
     def on_terminal(self) -> bool:
         """Whether stdout is a terminal."""
         return is_terminal(sys.stdout)
@@ -217,11 +222,6 @@ class Out:
     def _style(self, text: str, style: str, stream: TextIO | None = None) -> str:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.use_color(stream or sys.stdout) else text
 
-    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> bool:
-        """Draw a table with whole numbers and names; False, and nothing drawn, where the terminal is too narrow."""
-        numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
-        shown = [[short(cell(value)) for value in row] for row in rows]
-        widths = [
     def _fitting_table(self, columns: Sequence[str], rows: list[list[Any]], optional: Sequence[str]) -> bool:
         """Draw the table with as many of its columns as fit; False, and nothing drawn, where too few do."""
         for n in range(len(optional) + 1):
@@ -230,6 +230,11 @@ class Out:
                 return True
         return False
 
+    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> bool:
+        """Draw a table with whole numbers and names; False, and nothing drawn, where the terminal is too narrow."""
+        numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
+        shown = [[short(cell(value)) for value in row] for row in rows]
+        widths = [
             max(len(column), *(len(row[i]) if numeric[i] else min(len(row[i]), 16) for row in shown), 0)
             for i, column in enumerate(columns)
         ]
@@ -254,6 +259,7 @@ class Out:
     def _stdout(self, text: str) -> None:
         with _writing():
             sys.stdout.write(encodable(text, sys.stdout))
+            sys.stdout.flush()
 
     def _stderr(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed stderr stops nothing

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import NotFoundError, closest, printable
 from ..user_code import import_file, import_module
+from ._divert import diverted
 
 
 def load_class(text: str) -> type[Any]:
@@ -22,7 +23,8 @@ def load_class(text: str) -> type[Any]:
     if not colon or not where or not name:
         raise NotFoundError(f"no class {printable(text)!r}", hint="name it as `file.py:Class` or `pkg.module:Class`",
                             value=text)  # fmt: skip
-    module = import_file(where) if where.endswith(".py") else import_module(where)
+    with diverted():
+        module = import_file(where) if where.endswith(".py") else import_module(where)
     found = getattr(module, name, None)
     if not isinstance(found, type):
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]

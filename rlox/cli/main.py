@@ -132,7 +132,7 @@ def _fail(error: Exception, out: Out) -> int:
     failure = replace(failure, hint=hint)
     out.failure(failure.message, hint)
     if out.debug:
-        out.trace("".join(traceback.format_exception(error)))
+        out.trace("".join(t for t in traceback.format_exception(error) if not t.startswith("hint: ")))  # it is said
     try:
         out.finish(failure.exit_code, failure.to_json())
     except WriteError:  # said already, or less important than what went wrong first
