@@ -210,8 +210,8 @@ def _import_imageio() -> Any:
         import_module("imageio_ffmpeg")  # imageio writes MP4 through it
         return import_module("imageio")
     except ImportError as error:
-        raise _missing("VideoRecordingCallback needs the packages imageio and imageio-ffmpeg") from error
+        raise _missing("VideoRecordingCallback needs the packages imageio and imageio-ffmpeg, which are not installed") from error
 
 
 def _missing(message: str) -> MissingDependencyError:
-    return MissingDependencyError(f"{message}: `pip install 'rlox[video]'`", hint="`pip install 'rlox[video]'`")
+    return MissingDependencyError(message, hint="`pip install 'rlox[video]'`")

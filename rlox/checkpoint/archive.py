@@ -259,8 +259,13 @@ def _not_found(path: Path) -> CheckpointNotFoundError:
         beside = sorted(entry.name for entry in path.parent.glob("*.pt"))
     except OSError:
         beside = []
-    near = (["last.pt"] if "last.pt" in beside else []) + [n for n in closest(path.name, beside) if n != "last.pt"]
+    by_stem = {name.removesuffix(".pt"): name for name in beside}  # a common ending makes no name near
+    near = [by_stem[stem] for stem in closest(path.name.removesuffix(".pt"), by_stem)]
+    other = {"best.pt": "last.pt", "last.pt": "best.pt"}.get(path.name)
+    near = [*([other] if other in beside else []), *(name for name in near if name != other)]
     hint = f"there is `{printable(path.parent / near[0])}`" if near else None
+    if not near and path.parent.name == "checkpoints":
+        hint = "train first, e.g. `rlox train sac --env Pendulum-v1`"
     return CheckpointNotFoundError(
         f"no checkpoint at {printable(path)}",
         hint=hint,

@@ -153,7 +153,8 @@ class Group(_Help, TyperGroup):
             return None, None, args[1:]
         names = self.list_commands(ctx)
         near = closest(name, names)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        known = f"known: {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}? {known}" if near else known
         raise ConfigError(f"unknown {self.noun} {printable(name)!r}", hint=hint, value=name, suggestions=near or names)
 
 
@@ -168,7 +169,7 @@ def _saying_when_stopped() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception | SystemExit):
+        if not isinstance(error, Exception | SystemExit) or hasattr(error, "exit_code"):  # of training: a second signal
             current().stopped()
         raise
 

@@ -94,6 +94,11 @@ def _usage(error: TyperException) -> Failure:
     name = _param_name(param)
     if isinstance(error, NoSuchOption):
         near = closest(error.option_name, error.possibilities or ())
+        group = getattr(ctx, "command", None)
+        if not near and getattr(group, "noun", None) == "algorithm":
+            names = group.list_commands(ctx)
+            return Failure(2, "usage", f"no algorithm is named before {printable(error.option_name)!r}",
+                           f"name an algorithm: {', '.join(names)}", error.option_name, suggestions=tuple(names))  # fmt: skip
         hint = f"did you mean {near[0]!r}?" if near else help_hint
         return Failure(2, "usage", f"unknown option {printable(error.option_name)!r}", hint, error.option_name,
                        suggestions=tuple(near))  # fmt: skip

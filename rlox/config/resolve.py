@@ -308,7 +308,7 @@ def _check(resolved: Resolved) -> None:
     starts, steps = resolved.get("algo.learning_starts"), resolved["run.steps"]
     if starts is not None and starts >= steps:
         raise ConfigError(f"learning_starts is {starts}, must be below steps {steps}", param="--learning-starts",
-                          value=starts)  # fmt: skip
+                          hint=f"e.g. `--learning-starts {steps // 10}`, or more `--steps`", value=starts)  # fmt: skip
     low, high = resolved.get("run.action_low"), resolved.get("run.action_high")
     if (low is None) != (high is None):
         raise ConfigError(f"action_low is {shown(low)} and action_high is {shown(high)}, must be given together",

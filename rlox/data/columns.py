@@ -135,7 +135,8 @@ def _near(column: Column, entries: Mapping[str, Any]) -> list[str]:
 def _missing(name: str, column: Column, key: str, entries: Mapping[str, Any]) -> DatasetError:
     shown = [printable(k, 40) for k in sorted(entries)[:12]]
     more = f" and {len(entries) - 12} more" if len(entries) > 12 else ""
-    near = _near(column, entries) or closest(key, entries, 1)
+    taken = {other.key for other in COLUMNS}  # what another column is read from is not this one
+    near = _near(column, entries) or closest(key, [k for k in entries if k not in taken], 1)
     hint = f"name its key with `--keys {column.name}=KEY`"
     if near:
         hint = f"`--keys {column.name}={printable(near[0], 60)}` if that is the same thing"

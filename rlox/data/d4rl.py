@@ -226,7 +226,7 @@ def check_values(
                 count, row = faults[kind]
                 plural = "values that are" if count > 1 else "value that is"
                 key = printable(source.key, 40)
-                hint = "leave out the episodes that hold them" if kind == "nonfinite" else None
+                hint = "leave out the episodes that hold them when you write the file" if kind == "nonfinite" else None
                 raise DatasetError(f"{name}: '{key}' has {count} {plural} {what}, first in row {row}", hint=hint, value=row)
         if source.dtype == "<i8" and report[column]["min"] < 0 and bounds is None:
             raise DatasetError(f"{name}: '{printable(source.key, 40)}' has the discrete action {report[column]['min']:.0f}")

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from rlox.errors import DatasetError, DatasetNotFoundError, printable
+from rlox.errors import DatasetError, DatasetNotFoundError, closest, printable
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 D4RL_KEYS = ("observations", "actions", "rewards", "terminals")
@@ -52,7 +52,7 @@ def check_is_hdf5(path: str | os.PathLike[str]) -> os.stat_result:
             head = file.read(4096)
             found = HDF5_SIGNATURE == head[:8] or _signature_after_user_block(file, status.st_size)
     except FileNotFoundError as error:
-        raise DatasetNotFoundError(f"dataset {name} does not exist", value=str(path)) from error
+        raise _absent(Path(path)) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DatasetError(f"cannot read {name}: {printable(reason)}", value=str(path)) from error
@@ -70,6 +70,18 @@ def _signature_after_user_block(file: object, size: int) -> bool:
             return True
         offset *= 2
     return False
+
+
+def _absent(path: Path) -> DatasetNotFoundError:
+    """Return the error for a file that is not there, with near names beside it or the way to make one."""
+    try:
+        beside = {entry.stem: str(entry) for entry in path.parent.iterdir() if entry.suffix in (".h5", ".hdf5")}
+    except (OSError, ValueError):
+        beside = {}
+    near = [beside[stem] for stem in closest(path.stem, beside)]
+    make = f"rlox dataset collect --env Pendulum-v1 --policy random --steps 10000 -o {path}"
+    hint = f"there is `{printable(near[0])}`" if near else f"to make one: `{printable(make)}`"
+    return DatasetNotFoundError(f"dataset {printable(path)} does not exist", hint=hint, value=str(path), suggestions=near)
 
 
 def _folder_error(path: Path) -> DatasetError:

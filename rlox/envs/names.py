@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -116,7 +118,28 @@ def load_typed(text: str) -> Callable[..., Any] | str:
     return found  # type: ignore[no-any-return]
 
 
+def _classes(path: str) -> list[str]:
+    """Return the environment classes of a Python file, which is read and not run; all classes where none looks like one."""
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return []
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    envs: list[str] = []
+    for node in classes:
+        bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        if any(base.endswith("Env") or base in envs for base in bases):
+            envs.append(node.name)
+    return envs or [node.name for node in classes]
+
+
 def _unknown(text: str) -> EnvNotFoundError:
+    if text.endswith(".py"):
+        found = _classes(text)
+        hint = f"name what is in it: `{printable(text)}:{found[0] if len(found) == 1 else 'NAME'}`"
+        hint += f" (it has {', '.join(found)})" if len(found) > 1 else ""
+        return EnvNotFoundError(f"{printable(text)!r} is a file, not an environment", hint=hint, value=text,
+                                suggestions=[f"{text}:{name}" for name in found])  # fmt: skip
     near = closest(text[:MAX_NAME], gym.registry)
     hint = f"did you mean {near[0]!r}?" if near else "give a registered id, or `module:Env-v0` or `file.py:Env`"
     return EnvNotFoundError(f"no environment {printable(text)!r}", hint=hint, value=text, suggestions=near)

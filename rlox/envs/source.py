@@ -17,6 +17,7 @@ from ..errors import printable as _printable
 from .names import check_recorded, is_scalar, load_typed, resolve_id
 
 EXTRAS = ("mujoco", "box2d")
+_COMMAND = re.compile(r",? *(?:(?:please )?run:? |you can install it with )?`?pip install [^`]*`?", re.IGNORECASE)
 Factory = Callable[..., Any]
 
 
@@ -233,7 +234,8 @@ class EnvSource:
         text = f"{error} {getattr(error.__cause__, 'name', '')}".casefold()
         extra = next((name for name in EXTRAS if name in text and "moved" not in text), None)
         hint = f"`pip install 'rlox[{extra}]'`" if extra else "install the package that it needs"
-        return MissingDependencyError(f"{self} needs a package that is not installed: {_printable(error)}", hint=hint)
+        said = _COMMAND.sub("", str(error)) if extra else str(error)  # one command is enough
+        return MissingDependencyError(f"{self} needs a package that is not installed: {_printable(said)}", hint=hint)
 
     def _failed(self, error: Exception, kwargs: dict[str, Any]) -> RloxError:
         reason = f"{type(error).__name__}: {_printable(error)}"

@@ -87,7 +87,7 @@ def _import_wandb() -> Any:
 
 def _missing() -> MissingDependencyError:
     return MissingDependencyError(
-        "WandbLogger needs the package wandb: `pip install 'rlox[wandb]'`", hint="`pip install 'rlox[wandb]'`"
+        "WandbLogger needs the package wandb, which is not installed", hint="`pip install 'rlox[wandb]'`"
     )
 
 

@@ -263,6 +263,13 @@ def test_a_missing_file_names_what_is_beside_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError) as caught:
         load(tmp_path / "none" / "best.pt")
     assert caught.value.hint is None
+    for name, hint in (("nope.pt", None), ("lasst.pt", f"there is `{tmp_path / 'last.pt'}`")):
+        with pytest.raises(CheckpointNotFoundError) as caught:
+            load(tmp_path / name)
+        assert caught.value.hint == hint
+    with pytest.raises(CheckpointNotFoundError) as caught:
+        load(tmp_path / "checkpoints" / "best.pt")
+    assert caught.value.hint == "train first, e.g. `rlox train sac --env Pendulum-v1`"
 
 
 def test_a_state_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

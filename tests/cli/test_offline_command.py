@@ -254,8 +254,9 @@ def test_max_memory_refuses_a_larger_dataset(capsys, data):
     ("argv", "code", "words"),
     [
         (["bc"], 2, ["--dataset is missing", "rlox offline bc --dataset"]),
-        (["bcc", "--dataset", "DATA"], 2, ["unknown algorithm 'bcc'", "did you mean 'bc'?"]),
-        (["bc", "--dataset", "gone.h5"], 3, ["gone.h5"]),
+        (["bcc", "--dataset", "DATA"], 2, ["unknown algorithm 'bcc'", "did you mean 'bc'? known: bc, cql"]),
+        (["bc", "--dataset", "gone.h5"], 3, ["gone.h5", "`rlox dataset collect", "-o gone.h5`"]),
+        (["bc", "--dataset", "texts.h5"], 3, ["texts.h5 does not exist", "there is `text.h5`"]),
         (["bc", "--dataset", "text.h5"], 4, ["text.h5"]),
         (["bc", "--dataset", "DATA", "--keys", "obs=states"], 4, ["states"]),
         (["bc", "--dataset", "DATA", "--env", "Pendulum-v1"], 5, ["Pendulum-v1"]),

@@ -129,6 +129,14 @@ def test_no_row_and_one_row_are_too_few(tmp_path, n):
 # Values
 
 
+def test_what_another_column_is_read_from_is_never_suggested_for_a_missing_one(tmp_path):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        del file["actions"]
+    error = refusal(path)
+    assert "has no 'actions'" in error.message and error.hint == "name its key with `--keys actions=KEY`"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("key", ["observations", "actions", "rewards", "next_observations"])
 def test_nonfinite_values_are_counted_and_located(tmp_path, key, value):

@@ -103,6 +103,19 @@ def test_what_is_no_id_is_not_found_and_said_printably(text):
     assert "\x1b" not in caught.value.message and len(caught.value.message) < 400
 
 
+@pytest.mark.parametrize("code, hint", [
+    ("import gymnasium as gym\nclass Base(gym.Env): pass\nclass Mine(Base): pass\nclass Other: pass\n1/0\n", "NAME` (it has Base, Mine)"),
+    ("class Odd: pass\n", ":Odd`"),
+    ("def f(:\n", ":NAME`"),
+])  # fmt: skip
+def test_a_file_without_a_name_lists_its_classes_and_is_not_run(tmp_path, code, hint):
+    path = tmp_path / "my_env.py"
+    path.write_text(code)
+    with pytest.raises(EnvNotFoundError, match="is a file, not an environment") as caught:
+        EnvSource.of(str(path), typed=True)
+    assert caught.value.hint.endswith(hint)
+
+
 def test_id_without_version_warns_and_is_recorded_with_it():
     with pytest.warns(UserWarning, match="'Pendulum' has no version, 'Pendulum-v1' is used"):
         source = EnvSource.of("Pendulum")
@@ -120,7 +133,7 @@ def test_absent_package_names_the_extra(id, package, extra, monkeypatch):
     with pytest.raises(MissingDependencyError) as caught:
         EnvSource.of(id).make()
     assert caught.value.exit_code == 8
-    assert caught.value.hint == extra
+    assert caught.value.hint == extra and "pip install" not in caught.value.message
 
 
 def test_environments_that_moved_to_another_package_do_not_name_an_extra():
