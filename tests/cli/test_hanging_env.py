@@ -56,6 +56,7 @@ def test_a_second_signal_ends_a_run_that_hangs_and_the_old_checkpoint_is_whole(c
     options = ("--vec", vec, "--save-freq", 110, "--env-kwarg", f"signal={name}")
     ran = train(capsys, *options, env="test_hanging_env:Impatient")
     assert ran.code == code, ran.err
+    assert "last.pt is kept" in ran.err
     assert "SIGTERM: stopping" not in ran.out and "Traceback" not in ran.err
     status = read(the_run() / "status.json")
     assert (status["status"], status["exit_code"]) == ("interrupted", code)
