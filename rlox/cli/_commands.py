@@ -169,7 +169,8 @@ def _saying_when_stopped() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception | SystemExit) or hasattr(error, "exit_code"):  # of training: a second signal
+        plain_exit = isinstance(error, SystemExit) and not hasattr(error, "exit_code")  # training's second signal has one
+        if not isinstance(error, Exception) and not plain_exit:
             current().stopped()
         raise
 

@@ -94,7 +94,7 @@ def _usage(error: TyperException) -> Failure:
     name = _param_name(param)
     if isinstance(error, NoSuchOption):
         near = closest(error.option_name, error.possibilities or ())
-        group = getattr(ctx, "command", None)
+        group: Any = getattr(ctx, "command", None)
         if not near and getattr(group, "noun", None) == "algorithm":
             names = group.list_commands(ctx)
             return Failure(2, "usage", f"no algorithm is named before {printable(error.option_name)!r}",
