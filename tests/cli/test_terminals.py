@@ -85,3 +85,17 @@ def test_numbers_are_exact_in_a_pipe_and_json(capsys, folder):
     argv = ["eval", folder / "good.pt", "--episodes", "1", "--max-episode-steps", "3"]
     exact = run(capsys, *argv, "--json").json["result"]["return_mean"]
     assert f"return_mean\t{exact!r}\n" in run(capsys, *argv).out
+
+
+def test_several_checkpoints_are_a_table_at_80_columns(folder):
+    ran = spawn_on_terminal("eval", "good.pt", "good.pt", "--episodes", 1, "--max-episode-steps", 5, cwd=folder, COLUMNS="80", NO_COLOR="1")
+    rows = [line for line in ran.out.splitlines() if line.startswith("│")]
+    assert ran.code == 0 and len(rows) == 3 and "return_mean" in rows[0] and "seed" not in rows[0]
+    assert rows[1].startswith("│ good.pt ") and str(folder) not in ran.out
+
+
+def test_a_terminal_says_that_the_return_is_that_of_the_best_model(tmp_path):
+    argv = ("train", "sac", "--env", "Pendulum-v1", "--steps", 120, "--net-arch", "8", "--eval-episodes", 1, "--no-tensorboard")
+    ran = spawn_on_terminal(*argv, "--no-progress", cwd=tmp_path, NO_COLOR="1", COLUMNS="100")
+    assert ran.code == 0, ran.out
+    assert "\nevaluated         best.pt, 1 fresh episode\nbest_return_mean  -" in ran.out
