@@ -1,8 +1,14 @@
-"""Settings of the whole suite: one thread for torch, so that tests that run side by side do not fight for cores."""
+"""Settings of the whole suite: one thread for torch, and signals as a shell leaves them."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# A suite started by nohup ignores SIGHUP, and so would every run that a test hangs up on.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
