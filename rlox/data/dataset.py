@@ -286,7 +286,7 @@ class OfflineDatasetBuffer:
         return self._column("truncated")
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        return self.take(np.arange(len(self)))[name]  # type: ignore[no-any-return]
+        return self.take(np.arange(len(self)))[name]
 
     @property
     def nbytes(self) -> int:
