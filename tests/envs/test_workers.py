@@ -103,9 +103,9 @@ def test_factory_that_cannot_be_sent_to_a_worker_is_refused():
 
 
 def test_error_in_a_worker_comes_with_its_own_traceback():
-    with pytest.raises(EnvFailure, match="environment 0, episode 0, step 1: step raised ZeroDivision") as caught:
+    with pytest.raises(EnvFailure, match=r"environment [01], episode 0, step 1: step raised ZeroDivision") as caught:
         play(vectorize(EnvSource.of(Faulty, {"fault": "raise"}), 2, seed=0, vec="async"), 3)
-    assert caught.value.env == 0
+    assert caught.value.env in (0, 1)  # both fail in this step; the first to answer is named
     assert 'raise ZeroDivisionError("inner trouble")' in caught.value.details
     assert "inner trouble" in str(caught.value.__cause__)
 
