@@ -59,8 +59,8 @@ class DeterministicActor(Protocol):
 class ExplorationStrategy(Protocol):
     """How the policy's actions are disturbed while collecting.
 
-    One copy is made per environment and reset at its episode ends. With ``state_dict`` and ``load_state_dict`` the
-    run can be resumed exactly; without, it is marked as not exact.
+    One copy is made per environment and reset at its episode ends. Without ``state_dict`` and ``load_state_dict`` a
+    checkpoint names it among the reasons why it does not hold the whole run.
     """
 
     def select_action(self, action: NDArray[Any], step: int, total_steps: int) -> NDArray[Any]:
@@ -76,8 +76,8 @@ class ExplorationStrategy(Protocol):
 class ReplayBufferProtocol(Protocol):
     """Where off-policy transitions go and come from.
 
-    ``push_many``, with the same arguments by column, is used when it is there. With ``state_dict`` and
-    ``load_state_dict`` the run can be resumed exactly; without, it is marked as not exact. Actions are in [-1, 1].
+    ``push_many``, with the same arguments by column, is used when it is there. Without ``state_dict`` a checkpoint names
+    it among the reasons why it does not hold the whole run. Actions are in [-1, 1].
     """
 
     def push(

@@ -33,7 +33,7 @@ class Callback:
         """Check that the duty can be done; called once, when an algorithm is constructed with this callback."""
 
     def on_training_start(self, **kwargs: Any) -> None:
-        """Act before the first step, after a resume too."""
+        """Act before the first step of each call of ``train``."""
 
     def on_step(self, **kwargs: Any) -> bool | None:
         """Act after a step; a false value that is not None stops training."""

@@ -100,8 +100,8 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
     Notes
     -----
     ``_update(batch)`` gets tensors on ``device``: the dataset's keys; observations flat and, where asked for, normalised;
-    actions (B, A) in [-1, 1] per dimension by the bounds, or (B,) int64. It returns a
-    dict of metrics, tensors or floats. Networks are in training mode inside and in evaluation mode outside.
+    actions (B, A) in [-1, 1] per dimension by the bounds, or (B,) int64. It returns a dict of metrics, tensors or floats.
+    Networks are in training mode inside and in evaluation mode outside.
 
     To act, a subclass has an attribute ``actor`` (a :class:`rlox.protocols.StochasticActor`, or a module from (B,
     obs_dim) to (B, A) in [-1, 1], or to (B, n) logits), or a method ``act(obs, deterministic, generator)``.
