@@ -60,7 +60,7 @@ def _mode_of(vector_env: gym.vector.VectorEnv[Any, Any, Any]) -> AutoresetMode:
 class AdaptedVectorEnv(VectorEnv):
     """A foreign vector environment; see :func:`adapt`."""
 
-    exact = "a vector environment that rlox did not make cannot be rebuilt"
+    exact: str = "a vector environment that rlox did not make cannot be rebuilt"
 
     def __init__(
         self, vector_env: gym.vector.VectorEnv[Any, Any, Any], mode: AutoresetMode, seed: int, first: int
@@ -119,10 +119,10 @@ class AdaptedVectorEnv(VectorEnv):
         """Return nothing to go on from: see ``exact``."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
+    def load_state_dict(self, state: dict[str, Any]) -> dict[int, str]:
         """Start fresh episodes everywhere."""
         self.reset()
-        return list(range(self.n_envs))
+        return dict.fromkeys(range(self.n_envs), self.exact)
 
     def _put_final_obs(self, infos: Mapping[str, Any], ended: NDArray[np.bool_], next_obs: Float32) -> None:
         finals = infos.get("final_obs")

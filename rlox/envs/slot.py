@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import printable
 from ..seeding import derive
+from . import own_state
 from .failure import EnvFailure
+from .global_random import drawn_since, global_state
 from .spaces import ActionSpace, Float32, ObsSpace
+from .unfinished import Own, Unfinished
 
 MAX_REWARD = float(np.finfo(np.float32).max)
 
@@ -58,6 +60,11 @@ class Slot:
     """An environment, its index, and the number of its episode.
 
     Raises EnvFailure from :meth:`reset` and :meth:`step` when the environment raises or breaks its contract.
+
+    Attributes
+    ----------
+    drew : str or None
+        Which global random state the environment was seen to draw from, in words.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Slot:
         self.index = index
         self.episode = plan.first
         self.t = 0  # steps taken in this episode
+        self.drew: str | None = None
         self._plan = plan
         self._quota = plan.quota(index)
         self._limit = plan.max_episode_steps or math.inf
@@ -78,10 +86,13 @@ class Slot:
     def reset(self) -> Float32:
         """Start episode number ``self.episode`` with its own seed and return its first observation, encoded."""
         self.t = 0
+        before = None if self._trusted else global_state()
         try:
             result = self.env.reset(seed=self._plan.seed_of(self.index, self.episode))
         except Exception as error:
             raise self._raised("reset", error) from error
+        if before is not None:
+            self.drew = self.drew or drawn_since(before)
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._fail(f"reset returned {_kind(result)}, must be (observation, info)")
         if not self._trusted:
@@ -99,12 +110,14 @@ class Slot:
             In the dtype of the action space. The environment may keep or change it.
         next_obs : (dim,) float32 array, OUT
         """
+        before = None if self._trusted else global_state()
         try:
             result = self.env.step(int(action) if self._discrete else action.reshape(self._shape))
         except Exception as error:
             raise self._raised("step", error) from error
         self.t += 1
-        if not self._trusted:
+        if before is not None:
+            self.drew = self.drew or drawn_since(before)
             self._check_first(result)
         try:
             raw, reward, terminated, truncated, _ = result
@@ -120,18 +133,70 @@ class Slot:
             return Outcome(reward, False, True, self._next_episode())
         return Outcome(reward, False, False, None)
 
-    def replay(self, episode: int, actions: NDArray[Any]) -> Float32:
-        """Start an episode again, take its actions again and return the last observation.
+    def own(self) -> Own:
+        """Return the state that the environment keeps of itself, a text why that cannot be used, or None."""
+        taken = own_state.take(self.env)
+        return np.frombuffer(taken, np.uint8) if isinstance(taken, bytes) else taken
 
-        Stops early, with the observation there, when the episode ends before the actions do.
+    def restore(self, saved: Unfinished) -> tuple[Float32, str | None]:
+        """Go on with an unfinished episode, or else start the next one.
+
+        Returns
+        -------
+        observation : (dim,) float32 array
+            To act on now.
+        reason : str or None
+            Why the next episode was started.
         """
+        before = global_state()
+        reason = self._restore(saved)
+        self.drew = self.drew or drawn_since(before)
+        if reason is None:
+            return saved["obs"], None
+        self.episode = saved["episode"] + 1
+        return self.reset(), f"{reason}; it draws from {self.drew}" if self.drew else reason
+
+    def _restore(self, saved: Unfinished) -> str | None:
+        """Return why the episode does not go on; None when it does."""
+        own, reasons = saved["own"], []
+        try:
+            if own is not None:
+                reason = own if isinstance(own, str) else self._load(saved["episode"], saved["length"], own.tobytes())
+                if reason is None:
+                    return None
+                reasons.append(reason)
+            reason = self._replay(saved)
+        except EnvFailure as failure:
+            reason = f"it failed while its episode was played again: {failure.message}"
+        return None if reason is None else "; ".join([*reasons, reason])
+
+    def _load(self, episode: int, length: int, own: bytes) -> str | None:
         self.episode = episode
+        self.reset()
+        self.t = length
+        return own_state.restore(self.env, own)
+
+    def _replay(self, saved: Unfinished) -> str | None:
+        """Reset with the episode's seed, take its actions, and compare what comes out bit for bit."""
+        actions, n = saved["actions"], saved["length"]
+        if actions is None:
+            return f"its episode of {n} steps is too long to be played again"
+        if len(actions) != n:
+            return f"there are {len(actions)} actions of its episode of {n} steps"
+        self.episode = saved["episode"]
         obs = self.reset()
-        for action in actions.copy():  # the environment may write into what it is given
-            _, terminated, truncated, _ = self.step(action, obs)
+        total = 0.0
+        for t, action in enumerate(actions.copy(), 1):  # the environment may write into what it is given
+            reward, terminated, truncated, _ = self.step(action, obs)
+            total += reward
             if terminated or truncated:
-                break
-        return obs
+                return f"played again, its episode ends after {t} steps, it had {n} and went on"
+        for i in np.flatnonzero(obs.view(np.uint32) != saved["obs"].view(np.uint32))[:1]:
+            entry = self._obs_space.entry(int(i))
+            return f"played again, its episode comes to {entry} {obs[i]} after {n} steps, it was {saved['obs'][i]}"
+        if total != saved["return"]:
+            return f"played again, its episode has a return of {total!r} after {n} steps, it was {saved['return']!r}"
+        return None
 
     def _next_episode(self) -> Float32 | None:
         self.episode += 1

@@ -14,6 +14,7 @@ from ..errors import ConfigError, DivergedError, EnvError
 from .slot import EpisodePlan, Outcome, Slot
 from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace, describe, same_space
+from .unfinished import Own, Unfinished, read_unfinished
 from .watchdog import Hanging
 
 MAX_REPLAY = 100_000  # an unfinished episode longer than this is not kept for rebuilding
@@ -66,7 +67,8 @@ class VectorEnv(ABC):
     returns, lengths : lists of float and int
         Of the unfinished episodes.
     exact : str or None
-        Why training with these environments cannot be resumed exactly; None when it can.
+        Why training with these environments cannot be resumed exactly; None when nothing is known against it. Looked
+        at again by :meth:`state_dict` and :meth:`load_state_dict`.
     waiting : (N,) bool array or None
         Environments whose next call is no transition, so that nobody acts on their observation; None: none are.
     """
@@ -112,11 +114,17 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what is needed to go on from here."""
+        """Return what is needed to go on from here: arrays, numbers, texts and None in plain dicts and lists."""
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
-        """Go on from a state, and return the environments whose unfinished episode could not be rebuilt."""
+    def load_state_dict(self, state: dict[str, Any]) -> dict[int, str]:
+        """Go on from a state.
+
+        Returns
+        -------
+        dict of int to str
+            The environments whose unfinished episode could not be rebuilt, and why; they start a fresh episode.
+        """
 
     def _take(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Return a fresh copy of the actions in the dtype of the space, one row per environment."""
@@ -163,8 +171,12 @@ class SeededVectorEnv(VectorEnv):
         """Step every environment that is playing and write its row of ``next_obs``; None for the others."""
 
     @abstractmethod
-    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
-        """Rebuild an episode in environment i and return its last observation."""
+    def _own_all(self) -> list[tuple[Own, str | None]]:
+        """Return of every environment what ``Slot.own`` gives and what it drew from."""
+
+    @abstractmethod
+    def _restore_all(self, saved: list[Unfinished]) -> list[tuple[Float32, str | None, str | None]]:
+        """Return of every environment what ``Slot.restore`` gives and what it drew from."""
 
     def reset(self) -> Float32:
         for i, obs in enumerate(self._reset_all()):
@@ -220,10 +232,13 @@ class SeededVectorEnv(VectorEnv):
         self._playing[i] = start is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return seed, episode numbers, accounts, observations and the actions of the unfinished episodes.
+        """Return seed, episode numbers, accounts, observations, and what rebuilds the unfinished episodes.
 
-        The actions of an episode longer than 100,000 steps are None: it cannot be rebuilt.
+        That is their actions, None for an episode of more than 100,000 steps; and in ``own`` the state that an
+        environment keeps of itself, as bytes, a text where it cannot be used, None where it keeps none.
         """
+        answers = self._own_all()
+        self._note_draws([drew for _, drew in answers])
         return {
             "seed": self.plan.seed,
             "n_envs": self.n_envs,
@@ -232,39 +247,55 @@ class SeededVectorEnv(VectorEnv):
             "lengths": np.array(self.lengths, np.int64),
             "obs": self.obs.copy(),
             "actions": [None if len(log) > MAX_REPLAY else self._as_array(log) for log in self._actions],
+            "own": [own for own, _ in answers],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
-        """Rebuild the unfinished episodes from their seeds and actions.
+    def load_state_dict(self, state: dict[str, Any]) -> dict[int, str]:
+        """Go on with the unfinished episodes, in the same number of environments with the same seed.
+
+        An environment that keeps a state of itself is put into it. Any other is reset with the episode's seed and its
+        actions are taken again; number of steps, return and last observation must then be the same bit for bit.
 
         Returns
         -------
-        list of int
-            Environments that did not reproduce their last observation bit for bit, or whose episode was too long:
-            they start a fresh episode.
+        dict of int to str
+            The environments for which that failed, and why; they start a fresh episode.
+
+        Raises
+        ------
+        ConfigError
+            For a state of other environments.
         """
-        if int(state["n_envs"]) != self.n_envs or int(state["seed"]) != self.plan.seed:
-            raise ConfigError(
-                f"the state is of {int(state['n_envs'])} environments with seed {int(state['seed'])}, "
-                f"these are {self.n_envs} with seed {self.plan.seed}"
-            )
-        self.reset()
-        wanted = np.asarray(state["obs"], np.float32)
-        episodes = np.asarray(state["episodes"], np.int64)
-        fresh: list[int] = []
-        for i in range(self.n_envs):
-            actions = state["actions"][i]
-            self._episodes[i] = episodes[i]
-            rows = None if actions is None else np.ascontiguousarray(actions, self.act_space.dtype)
-            if rows is not None and self._replay(i, int(episodes[i]), rows).tobytes() == wanted[i].tobytes():
-                self.returns[i], self.lengths[i] = float(state["returns"][i]), int(state["lengths"][i])
-                self._actions[i] = [row.tobytes() for row in rows]
-                self.obs[i] = wanted[i]
-                continue
-            fresh.append(i)
-            self._episodes[i] += 1
-            self.obs[i] = self._replay(i, int(episodes[i]) + 1, self._as_array([]))
+        n, seed = int(state["n_envs"]), int(state["seed"])
+        if n != self.n_envs or seed != self.plan.seed:
+            these = f"these are {self.n_envs} with seed {self.plan.seed}"
+            raise ConfigError(f"the state is of {n} environments with seed {seed}, {these}")
+        saved = read_unfinished(state, n, self.obs_space, self.act_space)
+        fresh: dict[int, str] = {}
+        self._actions = [[] for _ in range(self.n_envs)]
+        answers = self._restore_all(saved)
+        for i, (obs, reason, _) in enumerate(answers):
+            self.obs[i] = obs
+            self._episodes[i] = saved[i]["episode"]
+            self.returns[i], self.lengths[i] = saved[i]["return"], saved[i]["length"]
+            actions = saved[i]["actions"]
+            if reason is not None:
+                fresh[i] = reason
+                self._episodes[i] += 1
+                self.returns[i], self.lengths[i] = 0.0, 0
+            elif actions is None:
+                self._actions[i] = [b""] * (MAX_REPLAY + 1)  # as long as to be given up
+            else:
+                self._actions[i] = [row.tobytes() for row in actions]
+        self._note_draws([drew for *_, drew in answers])
+        self._playing = [self._episodes[i] < self.plan.quota(i) for i in range(self.n_envs)]
+        self._started = True
         return fresh
+
+    def _note_draws(self, drew: list[str | None]) -> None:
+        for i, what in enumerate(drew):
+            if what is not None and self.exact is None:
+                self.exact = f"environment {i} draws from {what}"
 
     def _as_array(self, log: list[bytes]) -> NDArray[Any]:
         flat = np.frombuffer(b"".join(log), self.act_space.dtype)
@@ -326,9 +357,15 @@ class SyncVectorEnv(SeededVectorEnv):
         except Hanging as hanging:
             raise hanging.failure() from hanging
 
-    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
+    def _own_all(self) -> list[tuple[Own, str | None]]:
         try:
-            return self._slots[i].replay(episode, actions)
+            return [(slot.own(), slot.drew) for slot in self._slots]
+        except Hanging as hanging:
+            raise hanging.failure() from hanging
+
+    def _restore_all(self, saved: list[Unfinished]) -> list[tuple[Float32, str | None, str | None]]:
+        try:
+            return [(*slot.restore(one), slot.drew) for slot, one in zip(self._slots, saved, strict=True)]
         except Hanging as hanging:
             raise hanging.failure() from hanging
 

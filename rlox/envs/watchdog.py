@@ -18,7 +18,12 @@ from .failure import EnvFailure
 from .slot import Slot
 
 TICKS = 4  # per timeout_s: a hang is noticed between one and five quarters of it
-CALLS = {Slot.step.__code__: "step", Slot.reset.__code__: "reset"}
+CALLS = {
+    Slot.step.__code__: "step",
+    Slot.reset.__code__: "reset",
+    Slot.own.__code__: "state_dict",
+    Slot.restore.__code__: "load_state_dict",
+}
 
 
 class Hanging(BaseException):

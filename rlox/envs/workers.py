@@ -29,9 +29,12 @@ from numpy.typing import NDArray
 from .. import errors
 from ..errors import ConfigError, EnvError, RloxError
 from .failure import EnvFailure, WorkerTraceback
+from .global_random import drawn_since, global_state
+from .packing import MAX_BYTES, pack, unpack
 from .slot import EpisodePlan, Outcome, Slot
 from .source import EnvSource, close_quietly
 from .spaces import ActionSpace, Float32, ObsSpace
+from .unfinished import Own, Unfinished
 from .vector import SeededVectorEnv
 
 START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a busy machine
@@ -40,7 +43,8 @@ MAX_TIMEOUT_S = 1e6  # poll() takes milliseconds in 32 bits
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 HEADER = struct.Struct("<dBB")  # reward, flags, whether a reset observation follows
 TERMINATED, TRUNCATED = 1, 2
-RESET, STEP, REPLAY, CLOSE = b"r", b"s", b"p", b"c"
+RESET, STEP, OWN, RESTORE, CLOSE = b"r", b"s", b"o", b"p", b"c"
+MAX_STATE = 2 * MAX_BYTES  # an environment's own state, and the actions of its episode
 RESULT, FAILED = b"o", b"e"
 
 
@@ -113,10 +117,18 @@ class AsyncVectorEnv(SeededVectorEnv):
             outcomes[i] = self._outcome(answer, next_obs[i])
         return outcomes
 
-    def _replay(self, i: int, episode: int, actions: NDArray[Any]) -> Float32:
-        self._send(i, REPLAY + struct.pack("<q", episode) + actions.tobytes())
-        allowed = min(self._timeout_s * (len(actions) + 1), MAX_TIMEOUT_S)  # what its steps may take one by one
-        return self._floats(self._gather([i], allowed, "replay")[0])
+    def _own_all(self) -> list[tuple[Own, str | None]]:
+        for i in range(self.n_envs):
+            self._send(i, OWN)
+        answers = self._gather(range(self.n_envs), self._timeout_s, "state_dict")
+        return [unpack(answer, MAX_STATE) for answer in answers]
+
+    def _restore_all(self, saved: list[Unfinished]) -> list[tuple[Float32, str | None, str | None]]:
+        for i, one in enumerate(saved):
+            self._send(i, RESTORE + pack(dict(one), MAX_STATE))
+        longest = max(one["length"] for one in saved)
+        allowed = min(self._timeout_s * (longest + 2), MAX_TIMEOUT_S)  # what its steps may take one by one
+        return [unpack(answer) for answer in self._gather(range(self.n_envs), allowed, "load_state_dict")]
 
     def _outcome(self, answer: bytes, next_obs: Float32) -> Outcome:
         reward, flags, starts = HEADER.unpack_from(answer)
@@ -246,6 +258,7 @@ def _leave_with_parent() -> None:
 
 def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -> None:
     env = source.make()
+    before = global_state()  # nobody else draws in this process
     try:
         obs_space, act_space = ObsSpace(env.observation_space), ActionSpace(env.action_space)
         slot = Slot(env, index, plan, obs_space, act_space)
@@ -261,8 +274,9 @@ def _serve(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -
                 slot.episode = plan.first
                 answer = slot.reset().tobytes()
             else:
-                (episode,) = struct.unpack_from("<q", message, 1)
-                answer = slot.replay(episode, _actions(message[9:], act_space)).tobytes()
+                slot.drew = slot.drew or drawn_since(before)
+                restored = slot.restore(unpack(message[1:], MAX_STATE)) if command == RESTORE else (slot.own(),)
+                answer = pack((*restored, slot.drew), MAX_STATE)
             pipe.send_bytes(RESULT + answer)
     finally:
         close_quietly(env)

@@ -364,7 +364,7 @@ def test_state_goes_on_bit_for_bit_in_the_middle_of_episodes(make, n_steps):
     rollout(one, n_steps)
     state = one.state_dict()
     two = vectorize(EnvSource.of(make), 3, seed=4)
-    assert two.load_state_dict(state) == []
+    assert two.load_state_dict(state) == {}
     np.testing.assert_array_equal(one.obs, two.obs)
     actions = np.random.default_rng(0).uniform(-0.5, 1, (40, 3, 2)).astype(np.float32)
     for action in actions:
@@ -385,7 +385,9 @@ def test_environment_that_draws_outside_its_generator_starts_a_fresh_episode():
     one = vectorize(EnvSource.of(Clock), 1, seed=4)
     rollout(one, 2)
     two = vectorize(EnvSource.of(Clock), 1, seed=4)
-    assert two.load_state_dict(one.state_dict()) == [0]
+    assert two.load_state_dict(one.state_dict()) == {
+        0: "played again, its episode comes to observation entry 0 4.0 after 2 steps, it was 2.0"
+    }
     assert two.lengths == [0] and two.obs[0, 1] == 0
 
 
@@ -401,7 +403,7 @@ def test_episode_too_long_to_replay_is_not_kept(monkeypatch):
     assert len(one.state_dict()["actions"][0]) == 10
     rollout(one, 11)
     assert one.state_dict()["actions"] == [None]
-    assert two.load_state_dict(one.state_dict()) == [0]
+    assert two.load_state_dict(one.state_dict()) == {0: "its episode of 11 steps is too long to be played again"}
 
 
 def test_state_of_other_environments_is_refused():
@@ -422,7 +424,7 @@ def test_gymnasiums_own_environments_are_rebuilt(id):
     one.reset()
     for t in range(33):
         one.step(actions(one, t))
-    assert two.load_state_dict(one.state_dict()) == []
+    assert two.load_state_dict(one.state_dict()) == {}
     for t in range(30):
         a, b = one.step(actions(one, t)), two.step(actions(two, t))
         assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))

@@ -78,8 +78,8 @@ def test_state_moves_between_workers_and_one_process():
     source = EnvSource.of(Noisy)
     with vectorize(source, 2, seed=3) as sync, vectorize(source, 2, seed=3, vec="async") as workers:
         play(workers, 17)
-        assert sync.load_state_dict(workers.state_dict()) == []
-        assert workers.load_state_dict(sync.state_dict()) == []
+        assert sync.load_state_dict(workers.state_dict()) == {}
+        assert workers.load_state_dict(sync.state_dict()) == {}
         actions = np.zeros((2, 2), np.float32)
         for _ in range(30):
             a, b = sync.step(actions), workers.step(actions)
