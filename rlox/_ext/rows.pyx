@@ -39,6 +39,7 @@ cdef class RowStore(Store):
 
     cdef Table t
     cdef readonly int64_t n_envs
+    cdef readonly int64_t epoch  # grows when the contents are replaced, so that whoever follows pushes starts anew
     cdef readonly object rows  # (capacity · row_bytes,) uint8
     cdef list chunks
     cdef object chunk_table, newest, every_env, hint
@@ -201,6 +202,23 @@ cdef class RowStore(Store):
             return value
         return many_rows(name, value, dtype, shape, k)
 
+    @property
+    def n_touched(self):
+        """Slots used at some time: the first so many."""
+        return self.t.touched
+
+    def slots(self, int64_t first, int64_t stop):
+        """Return the bytes of slots ``first``…``stop``−1, which must lie in one chunk, as a view."""
+        cdef int64_t at = first & ((<int64_t>1 << self.t.chunk_shift) - 1)
+        cdef int64_t size = self.t.slot_bytes
+        if not 0 <= first < stop <= self.t.n_slots or at + stop - first > <int64_t>1 << self.t.chunk_shift:
+            raise ValueError(f"slots {first}…{stop - 1} are not of one chunk in 0…{self.t.n_slots - 1}")
+        return self.chunks[first >> self.t.chunk_shift][at * size : (at + stop - first) * size]
+
+    def counters(self):
+        """Return what :meth:`refill` needs besides the rows and slots in use; ``newest`` is a copy."""
+        return {"newest": self.newest.copy(), "total": self.t.total, "free_slot": self.t.free_slot}
+
     def export(self):
         """Return copies of all that :meth:`restore` needs: rows and slots in use, and the counters."""
         self.begin_read()
@@ -211,47 +229,65 @@ cdef class RowStore(Store):
             return {
                 "rows": rows.reshape(-1, self.t.row_bytes),
                 "slots": np.concatenate(slots).reshape(-1, self.t.slot_bytes),
-                "newest": self.newest.copy(),
-                "total": self.t.total,
-                "free_slot": self.t.free_slot,
+                **self.counters(),
             }
         finally:
             self.readers -= 1
 
     def restore(self, state):
         """Take over what :meth:`export` returned; CheckpointError, and an empty store, when it contradicts itself."""
-        cdef uint8_t[::1] used
-        cdef int64_t bad
+        n_rows = min(saved_number(state, "total", 0), self.t.capacity)
+        rows = saved_array(state, "rows", np.uint8, (n_rows, self.t.row_bytes))
+        slots = saved_array(state, "slots", np.uint8, (None, self.t.slot_bytes))
+
+        def copy():
+            self.rows[: rows.size] = rows.ravel()
+            step = self.layout.chunk_slots
+            for first in range(0, len(slots), step):
+                part = slots[first : first + step]
+                self.slots(first, first + len(part))[:] = part.ravel()
+
+        self.refill(state, len(slots), copy)
+
+    def refill(self, state, int64_t n_slots, fill):
+        """Empty the store, let ``fill()`` write rows and slots in place, and go on from the counters of ``state``.
+
+        CheckpointError, and an empty store, when they contradict each other; an empty store too when ``fill`` raises.
+        """
         cdef int64_t total = saved_number(state, "total", 0)
         cdef int64_t free = saved_number(state, "free_slot", -1)
-        rows = saved_array(state, "rows", np.uint8, (min(total, self.t.capacity), self.t.row_bytes))
-        slots = saved_array(state, "slots", np.uint8, (None, self.t.slot_bytes))
         newest = saved_array(state, "newest", np.int64, (self.n_envs,))
-        if len(slots) > len(rows) or free >= len(slots):
+        if n_slots > min(total, self.t.capacity) or free >= n_slots:
             raise CheckpointError("the saved buffer is damaged: its counters contradict its rows")
         if newest.min() < -1 or newest.max() >= total:
             raise CheckpointError("the saved buffer is damaged: an environment's newest row was never pushed")
-        while self.t.n_slots < len(slots):
+        while self.t.n_slots < n_slots:
             self.grow()
-        self.begin_write()
-        self.t.total = self.t.touched = self.t.n_pending = 0  # empty, should what follows fail
-        self.t.free_slot = -1
-        self.newest[:] = -1
-        self.rows[: rows.size] = rows.ravel()
-        step = self.layout.chunk_slots
-        for i, chunk in enumerate(self.chunks[: -(-len(slots) // step)]):
-            part = slots[i * step : (i + 1) * step]
-            chunk[: part.size] = part.ravel()
-        used = np.zeros(len(slots) + 1, np.uint8)
-        self.t.total, self.t.touched, self.t.free_slot = total, len(slots), free
-        bad = broken_row(&self.t, &used[0])
-        if bad != -1 or np.count_nonzero(used) != len(slots):
-            self.t.total = self.t.touched = 0
-            self.t.free_slot = -1
-            where = "its free slots contradict its rows" if bad < 0 else f"row {bad} points outside of it"
-            raise CheckpointError(f"the saved buffer is damaged: {where}")
+        self.clear()
+        fill()
+        self.clear()  # what another thread pushed meanwhile is gone
+        self.t.total, self.t.touched, self.t.free_slot = total, n_slots, free
+        self.check_links()
         self.newest[:] = newest
         self.t.n_pending = count_pending(&self.t)
+
+    cdef int clear(self) except -1:
+        self.begin_write()
+        self.epoch += 1
+        self.t.total = self.t.touched = self.t.n_pending = 0
+        self.t.free_slot = -1
+        self.newest[:] = -1
+        return 0
+
+    cdef int check_links(self) except -1:
+        """CheckpointError, and an empty store, when a row or a free slot points where none can be."""
+        cdef uint8_t[::1] used = np.zeros(self.t.touched + 1, np.uint8)
+        cdef int64_t bad = broken_row(&self.t, &used[0])
+        if bad == -1 and np.count_nonzero(used) == self.t.touched:
+            return 0
+        self.clear()
+        where = "its free slots contradict its rows" if bad < 0 else f"row {bad} points outside of it"
+        raise CheckpointError(f"the saved buffer is damaged: {where}")
 
 
 cdef float reward32(object reward) except? -1.0:

@@ -216,12 +216,15 @@ class ReplayBuffer:
         CheckpointError
             The state contradicts itself; the buffer is then empty or as it was.
         """
+        self._check_identity(state)
+        self._store.restore(state)
+
+    def _check_identity(self, state: Mapping[str, Any]) -> None:
         for key, value in self._identity().items():
             saved = state.get(key)
             saved = list(saved) if isinstance(saved, tuple) else saved
             if saved != value:
                 raise CheckpointMismatchError(f"the saved buffer has {key} {saved!r}, this one {value!r}")
-        self._store.restore(state)
 
     def _identity(self) -> dict[str, Any]:
         layout = self._store.layout
