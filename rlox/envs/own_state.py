@@ -1,8 +1,8 @@
 """The state that an environment keeps of itself, every layer of its wrappers included.
 
 An environment that can say where it stands has ``state_dict()``, of arrays and scalars, and ``load_state_dict(state)``.
-What gymnasium's own wrappers count is read from them; the generator that ``reset(seed=...)`` made is kept with it. A layer
-that neither says its state nor is known to have none leaves the environment to be rebuilt by replaying its episode.
+What gymnasium's own wrappers count is read from them; the generators of the environment and of its spaces are kept with it. A
+layer that neither says its state nor is known to have none leaves the environment to be rebuilt by replaying its episode.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import wrappers
 
 from ..errors import printable
@@ -41,7 +40,7 @@ def take(env: gym.Env[Any, Any]) -> bytes | str | None:
     if not any(map(_says_state, layers)):
         return None
     try:
-        return pack({"layers": [_read(layer) for layer in layers], "np_random": _generator_state(layers[-1])})
+        return pack({"layers": [_read(layer) for layer in layers], "generators": _generator_states(layers[-1])})
     except Exception as error:  # what a user's state_dict raises is anything
         return f"its state_dict cannot be used: {_said(error)}"
 
@@ -96,8 +95,9 @@ def _write(layers: list[Any], state: Any) -> None:
     saved = state["layers"]
     if [layer["type"] for layer in saved] != [type(layer).__qualname__ for layer in layers]:
         raise ValueError(f"it was of {'<'.join(layer['type'] for layer in saved)}")
-    if state["np_random"] is not None:
-        layers[-1].np_random.bit_generator.state = state["np_random"]
+    for owner, kept in zip(_owners(layers[-1]), state["generators"], strict=True):
+        if kept is not None:
+            owner.np_random.bit_generator.state = kept
     for layer, kept in zip(reversed(layers), reversed(saved), strict=True):
         if "state" in kept:
             layer.load_state_dict(kept["state"])
@@ -106,9 +106,21 @@ def _write(layers: list[Any], state: Any) -> None:
                 setattr(layer, name, kept["counters"][name])
 
 
-def _generator_state(env: Any) -> Any:
-    generator = getattr(env, "_np_random", None)  # the property would make one
-    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else None
+def _owners(env: Any) -> Iterator[Any]:
+    """Yield the environment and its spaces with their parts: whatever may have a generator."""
+    yield env
+    spaces = [env.observation_space, env.action_space]
+    while spaces:
+        space = spaces.pop()
+        yield space
+        parts = getattr(space, "spaces", ())
+        spaces.extend(parts.values() if isinstance(parts, dict) else parts)
+
+
+def _generator_states(env: Any) -> list[Any]:
+    """Return the states of the generators there are; None for who has none yet."""
+    generators = [getattr(owner, "_np_random", None) for owner in _owners(env)]  # the property would make one
+    return [None if generator is None else generator.bit_generator.state for generator in generators]
 
 
 def _said(error: Exception) -> str:

@@ -7,11 +7,13 @@ signals that a terminal or a scheduler sends to the whole group, and leaves when
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
 import signal
 import struct
+import sys
 import threading
 import time
 import traceback
@@ -41,6 +43,7 @@ START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a bu
 CLOSE_TIMEOUT_S = 5.0
 MAX_TIMEOUT_S = 1e6  # poll() takes milliseconds in 32 bits
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HEADER = struct.Struct("<dBB")  # reward, flags, whether a reset observation follows
 TERMINATED, TRUNCATED = 1, 2
 RESET, STEP, OWN, RESTORE, CLOSE = b"r", b"s", b"o", b"p", b"c"
@@ -81,12 +84,15 @@ class AsyncVectorEnv(SeededVectorEnv):
 
     def _start(self, source: EnvSource) -> None:
         context = get_context("spawn")
-        resource_tracker.ensure_running()  # it unblocks signals when it starts, so it must not start below
+        in_main = threading.current_thread() is threading.main_thread()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: no signal before they are ignored
         try:
+            resource_tracker.ensure_running()  # if it starts now, it outlives the group's signals too
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # and it unblocked some of them
             for i in range(self.n_envs):
                 ours, theirs = context.Pipe()
-                worker = context.Process(target=_work, args=(theirs, source, i, self.plan), name=f"rlox-env-{i}")
+                args = (theirs, source, i, self.plan, in_main)
+                worker = context.Process(target=_work, args=args, name=f"rlox-env-{i}")
                 try:
                     worker.start()
                 finally:
@@ -235,12 +241,14 @@ def _shut_down(pipes: list[Connection], workers: list[BaseProcess]) -> None:
 # ---- in the worker ----
 
 
-def _work(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan) -> None:
+def _work(pipe: Connection, source: EnvSource, index: int, plan: EpisodePlan, dies_with_parent: bool) -> None:
     """Serve one environment until the pipe closes or the parent leaves."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if dies_with_parent:
+        _die_with_parent()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             _serve(pipe, source, index, plan)
@@ -253,6 +261,20 @@ def _leave_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when its parent ends: also where a call never lets another thread of it run.
+
+    Linux means the thread that started this process, so this is for those that the main thread started.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):  # a C library without prctl: the thread alone must do
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before
         os._exit(0)
 
 
