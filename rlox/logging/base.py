@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ..checkpoint.tensors import plain
 from ..errors import ConfigError, RloxError, printable
 from .period import Period, check_period
 
@@ -58,6 +59,13 @@ class LoggerCallback:
     def close(self) -> None:
         """Release files, threads and the terminal; logging again opens again."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as plain values, where the log stands; asked for with every checkpoint that can be resumed."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where the log stood, before :meth:`open`: what was logged after that will be logged again."""
+
 
 class LoggerList:
     """The loggers of one algorithm, each with its own interval.
@@ -82,9 +90,10 @@ class LoggerList:
     def __init__(self, loggers: LoggerCallback | Iterable[LoggerCallback] | None = None) -> None:
         given = [loggers] if isinstance(loggers, LoggerCallback) else _iterate(loggers)
         self.loggers: list[LoggerCallback] = []
-        self._train: dict[int, Period] = {}
-        self._rollout: dict[int, Period] = {}
-        self._rows: dict[int, int] = {}  # the step of the newest row that each logger had
+        # By rank in the list
+        self._train: list[Period] = []
+        self._rollout: list[Period] = []
+        self._rows: list[int | None] = []  # the step of the newest row that each logger had
         self._off: set[int] = set()
         self._last = {"train": 0, "rollout": 0}
         self.next_due: int = NEVER
@@ -101,8 +110,9 @@ class LoggerList:
             )
         every = check_period(logger.log_interval, "log_interval", minimum=1)
         self.loggers.append(logger)
-        self._train[id(logger)] = Period(every, self._last["train"])
-        self._rollout[id(logger)] = Period(every if logger.wants_rollouts else 0, self._last["rollout"])
+        self._train.append(Period(every, self._last["train"]))
+        self._rollout.append(Period(every if logger.wants_rollouts else 0, self._last["rollout"]))
+        self._rows.append(None)
         self._find_due()
 
     def __iter__(self) -> Iterator[LoggerCallback]:
@@ -114,18 +124,18 @@ class LoggerList:
     @property
     def active(self) -> list[LoggerCallback]:
         """The loggers that have not been switched off."""
-        return [logger for logger in self.loggers if id(logger) not in self._off]
+        return [self.loggers[rank] for rank in self._ranks()]
 
     def open(self, run: Any = None) -> None:
         """Open every logger; when one refuses, close those already open and raise its error."""
-        for logger in self.active:
+        for rank in self._ranks():
             try:
-                logger.open(run)
+                self.loggers[rank].open(run)
             except RloxError:
                 self.close()
                 raise
             except Exception as error:
-                self._switch_off(logger, error)
+                self._switch_off(rank, error)
 
     def set_total(self, total_timesteps: int) -> None:
         """Tell every logger at which step training will end."""
@@ -136,24 +146,27 @@ class LoggerList:
         if step < self.next_due and step >= self._last["train"]:
             return
         self._last["train"] = step
-        self._each(lambda logger: self._log_row(logger, step, metrics), self._train, step)
+        self._log_rows([rank for rank in self._ranks() if self._train[rank].crossed(step)], step, metrics)
         self._find_due()
 
     def finish(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Give the last metrics of a training to every logger that has not had those of this step."""
-        self._each(lambda logger: self._log_row(logger, step, metrics))
+        self._log_rows(self._ranks(), step, metrics)
 
-    def _log_row(self, logger: LoggerCallback, step: int, metrics: Mapping[str, Any]) -> None:
-        if self._rows.get(id(logger)) != step:
-            self._rows[id(logger)] = step
-            logger.on_train_step(step, metrics)
+    def _log_rows(self, ranks: Iterable[int], step: int, metrics: Mapping[str, Any]) -> None:
+        for rank in ranks:
+            if self._rows[rank] != step:
+                self._rows[rank] = step
+                self._call(rank, lambda logger: logger.on_train_step(step, metrics))
 
     def on_rollout_end(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Give a rollout's metrics to every logger that wants them, at most once per interval of it."""
         if step < self._next_rollout and step >= self._last["rollout"]:
             return
         self._last["rollout"] = step
-        self._each(lambda logger: logger.on_rollout_end(step, metrics), self._rollout, step)
+        for rank in self._ranks():
+            if self._rollout[rank].crossed(step):
+                self._call(rank, lambda logger: logger.on_rollout_end(step, metrics))
         self._find_due()
 
     def on_eval(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -173,41 +186,74 @@ class LoggerList:
         self._each(lambda logger: logger.close())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the steps from which each logger's next interval follows."""
-        return dict(self._last)
+        """Return the steps from which each next interval follows, and where each logger stands."""
+        loggers = [
+            {"type": type(logger).__name__, "row": self._rows[rank], "state": self._state_of(rank)}
+            for rank, logger in enumerate(self.loggers)
+        ]
+        return {**self._last, "loggers": loggers}
+
+    def _state_of(self, rank: int) -> dict[str, Any]:
+        """Return a logger's state; {} where it has none that can be kept, which must not cost the checkpoint."""
+        state: dict[str, Any] = {}
+
+        def ask(logger: LoggerCallback) -> None:
+            given = logger.state_dict()
+            plain(given)
+            state.update(given)
+
+        if rank not in self._off:
+            self._call(rank, ask)
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting intervals from a saved state; loggers and intervals may differ from then."""
+        """Go on counting intervals from a saved state, and give each logger that of the same class and rank.
+
+        Loggers and intervals may differ from then: a logger without a state starts afresh, a state without a logger
+        is left out.
+        """
         self._last = {name: int(state[name]) for name in ("train", "rollout")}
         for periods, name in ((self._train, "train"), (self._rollout, "rollout")):
-            for period in periods.values():
+            for period in periods:
                 period.last = self._last[name]
+        waiting = self._ranks()
+        for entry in state["loggers"]:
+            rank = next((rank for rank in waiting if type(self.loggers[rank]).__name__ == entry["type"]), None)
+            if rank is not None:
+                waiting.remove(rank)
+                self._rows[rank] = entry["row"]
+                self._load(rank, entry["state"])
         self._find_due()
 
-    def _each(
-        self,
-        call: Callable[[LoggerCallback], None],
-        periods: Mapping[int, Period] | None = None,
-        step: int = 0,
-    ) -> None:
-        for logger in self.active:
-            if periods is not None and not periods[id(logger)].crossed(step):
-                continue
-            try:
-                call(logger)
-            except Exception as error:
-                self._switch_off(logger, error)
+    def _load(self, rank: int, state: Mapping[str, Any]) -> None:
+        if state:
+            self._call(rank, lambda logger: logger.load_state_dict(state))
 
-    def _switch_off(self, logger: LoggerCallback, error: Exception) -> None:
-        self._off.add(id(logger))
+    def _ranks(self) -> list[int]:
+        """Return the places of the loggers that have not been switched off."""
+        return [rank for rank in range(len(self.loggers)) if rank not in self._off]
+
+    def _each(self, call: Callable[[LoggerCallback], None]) -> None:
+        for rank in self._ranks():
+            self._call(rank, call)
+
+    def _call(self, rank: int, call: Callable[[LoggerCallback], None]) -> None:
+        try:
+            call(self.loggers[rank])
+        except Exception as error:
+            self._switch_off(rank, error)
+
+    def _switch_off(self, rank: int, error: Exception) -> None:
+        logger = self.loggers[rank]
+        self._off.add(rank)
         self._find_due()
         with contextlib.suppress(Exception):  # it is broken already: what close says would hide the cause
             logger.close()
         reason = f"{type(error).__name__}: {printable(error)}"
-        warnings.warn(f"{type(logger).__name__} is switched off, it raised {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{type(logger).__name__} is switched off, it raised {reason}", RuntimeWarning, stacklevel=5)
 
     def _find_due(self) -> None:
-        active = [id(logger) for logger in self.active]
+        active = self._ranks()
         self.next_due = min((self._train[key].next_due for key in active), default=NEVER)
         rollouts = [self._rollout[key] for key in active]
         self._next_rollout = min((period.next_due for period in rollouts if period.every), default=NEVER)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import warnings
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from time import time
 from typing import Any
 
 from ..errors import MissingDependencyError, printable
-from .append import AppendFile, resolve
+from ..files import write_error
+from .append import AppendFile, Position, resolve
 from .base import LoggerCallback, as_number, prefixed
 from .period import check_period
 
 DEFAULT_DIR = "runs"
-_number = count()
+# Seconds, a name for the files of one training, and their number: readers take files in the order of their names
+_NAME = re.compile(r"events\.out\.tfevents\.([0-9]{10,12})\.([0-9a-f]{8})\.([0-9]{3,6})")
 
 
 class TensorBoardLogger(LoggerCallback):
@@ -24,6 +27,8 @@ class TensorBoardLogger(LoggerCallback):
 
     Every call is in the file when it returns, so an evaluation is visible at once and a crash loses nothing. A folder
     that is deleted in mid-run is created again, with a warning; a full disk drops scalars, with one warning a minute.
+    A resumed training goes on where its event file was at the checkpoint: what was written after that, also to files
+    of its own that came later, is taken away and written again.
 
     Parameters
     ----------
@@ -50,6 +55,10 @@ class TensorBoardLogger(LoggerCallback):
         self.log_interval = check_period(log_interval, "log_interval", minimum=1)
         self._folder: Path | None = None
         self._file: AppendFile | None = None
+        self._series, self._second, self._n_files = secrets.token_hex(4), 0, 0
+        self._step: int | None = None  # of the newest scalars
+        self._left: dict[str, Any] = {}  # the state when the file was closed, or to go on from
+        self._goes_back = False
 
     def open(self, run: Any = None) -> None:
         """Start an event file, in the run's folder unless another one was given."""
@@ -70,27 +79,80 @@ class TensorBoardLogger(LoggerCallback):
         self._write(step, metrics, "eval")
 
     def close(self) -> None:
+        file = self._file
+        if file is not None:
+            try:
+                self.state_dict()
+            finally:
+                self._file = None
+                file.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the event file and how far it is written, {} before there is one; it is on the disk by then."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            self._left = {"file": self._file.path.name, "step": self._step, **self._file.position().state_dict()}
+        return dict(self._left)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the event file of then; opening takes away what came after."""
+        self.close()
+        self._left, self._goes_back = dict(state), bool(state)
+        if not state:
+            return
+        name = _NAME.fullmatch(state["file"])
+        if name is None:
+            raise ValueError(f"{printable(state['file'])} is not the name of an event file")
+        Position.from_state(state)
+        self._second, self._series, self._n_files = int(name[1]), name[2], int(name[3]) + 1
+        self._step = None if state["step"] is None else int(state["step"])
 
     def _opened(self) -> AppendFile:
         if self._file is not None and not self._file.path.exists():
-            warnings.warn(
-                f"TensorBoard's folder {printable(self._file.path.parent)} is gone, a new one is made",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-            self.close()
+            self._warn(f"TensorBoard's folder {printable(self._file.path.parent)} is gone, a new one is made")
+            self._file.close()
+            self._file = None
+        if self._file is not None and self._file.size:
+            return self._file
+        _import_protos()
         if self._file is None:
-            _import_protos()
             self._folder = self._folder or resolve(self.log_dir)
-            # Readers take the files of a folder in the order of their names
-            name = f"events.out.tfevents.{int(time()):010d}.{os.getpid()}.{next(_number)}"
-            self._file = AppendFile(self._folder / name)
+            self._file = self._reopened(self._folder) if self._goes_back else self._new_file(self._folder)
+            self._goes_back = False
         if self._file.size == 0:  # new, or the disk was full so far
             self._add(self._file, file_version="brain.Event:2")
         return self._file
+
+    def _new_file(self, folder: Path) -> AppendFile:
+        self._second = max(int(time()), self._second)  # a clock that was set back must not change the order
+        name = f"events.out.tfevents.{self._second:010d}.{self._series}.{self._n_files:03d}"
+        self._n_files += 1
+        return AppendFile(folder / name)
+
+    def _reopened(self, folder: Path) -> AppendFile:
+        """Return the event file of the loaded state, cut back; where it is gone, a new one that says what is void."""
+        path, position = folder / self._left["file"], Position.from_state(self._left)
+        for later in _later(path):
+            try:
+                later.unlink()
+            except OSError as error:
+                raise write_error(later, error) from error
+        if path.is_file() and not path.is_symlink():
+            file = AppendFile(path)
+            if file.holds(position):
+                file.cut(position.size)
+                return file
+            file.close()
+        self._warn(f"{printable(path)} is not there as it was logged before: a new event file goes on")
+        file = self._new_file(folder)
+        self._add(file, file_version="brain.Event:2")
+        if self._step is not None:  # readers drop what older files say from this step on
+            status = _import_protos().event_pb2.SessionLog.START
+            self._add(file, step=self._step + 1, session_log={"status": status})
+        return file
+
+    @staticmethod
+    def _warn(text: str) -> None:
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
 
     def _write(self, step: int, metrics: Mapping[str, Any], category: str | None) -> None:
         numbers = {prefixed(name, category): as_number(value) for name, value in metrics.items()}
@@ -102,6 +164,7 @@ class TensorBoardLogger(LoggerCallback):
         # One event for all scalars; simple_value is what every reader of event files knows
         values = [summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._add(file, step=int(step), summary=summary(value=values))
+        self._step = int(step)
 
     @staticmethod
     def _add(file: AppendFile, **fields: Any) -> None:
@@ -109,6 +172,16 @@ class TensorBoardLogger(LoggerCallback):
 
         event = _import_protos().event_pb2.Event(wall_time=time(), **fields)
         RecordWriter(file).write(event.SerializeToString())
+
+
+def _later(path: Path) -> list[Path]:
+    """Return the event files of the same training that were begun after this one."""
+    this, found = _NAME.fullmatch(path.name), []
+    for other in path.parent.glob("events.out.tfevents.*"):
+        name = _NAME.fullmatch(other.name)
+        if this and name and name[2] == this[2] and int(name[3]) > int(this[3]) and not other.is_dir():
+            found.append(other)
+    return found
 
 
 def _import_protos() -> Any:

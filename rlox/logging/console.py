@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIN_REFRESH_S = 0.2
 _MIN_LIVE_WIDTH = 20
 _MOSTLY_UPDATES = 0.9  # updates per step at which the speed so far holds for what follows
+# What a training that is gone on with still shows
+_KEPT = ("step", "elapsed_s", "return_mean", "length_mean", "n_episodes", "eval_step", "eval_mean", "eval_std", "best")
 _NO_LOSS = frozenset({"n_updates", "phase"})
 
 
@@ -52,6 +54,7 @@ class ConsoleLogger(LoggerCallback):
         self._history: deque[float] = deque(maxlen=24)
         self._total: int | None = None
         self._title = "rlox"
+        self._elapsed_before = 0.0  # of the training that is gone on with
         self._started: tuple[float, int] | None = None
         self._updating: tuple[float, int] | None = None
         self._drawn_at = -MIN_REFRESH_S
@@ -110,6 +113,23 @@ class ConsoleLogger(LoggerCallback):
             self._safely(_clear_line, self._console)
         self._console = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is shown of the past: evaluations, returns, time; {} before there is any."""
+        shot = self._shot
+        if shot is None:
+            return {}
+        return {**{name: getattr(shot, name) for name in _KEPT}, "history": list(self._history)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Show the past of the training that is gone on with."""
+        from .panel import Snapshot
+
+        self._history.clear()
+        self._history.extend(state.get("history", ()))
+        known = {name: state[name] for name in _KEPT if name in state}
+        self._shot = Snapshot(title=self._title, total=self._total, history=tuple(self._history), **known)
+        self._elapsed_before = self._shot.elapsed_s or 0.0
+
     @property
     def is_live(self) -> bool:
         """Whether a panel is on the screen."""
@@ -147,7 +167,7 @@ class ConsoleLogger(LoggerCallback):
             self._started = now, shot.step
         since, first = self._started
         own_rate = (shot.step - first) / (now - since) if now > since and shot.step > first else None
-        shot.elapsed_s = values.get("time_elapsed_s", now - since)
+        shot.elapsed_s = values.get("time_elapsed_s", self._elapsed_before + now - since)
         shot.per_second = values.get("steps_per_second", own_rate)
         own_left = max(shot.total - shot.step, 0) / shot.per_second if shot.total and shot.per_second else None
         shot.left_s = values.get("time_left_s", own_left)

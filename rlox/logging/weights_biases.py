@@ -23,6 +23,11 @@ class WandbLogger(LoggerCallback):
     **init_kwargs
         Further arguments of ``wandb.init``; inside a run directory ``dir``, ``name`` and ``config`` have defaults.
 
+    Notes
+    -----
+    A resumed training goes on with its W&B run. W&B takes nothing back: of steps that it has already it keeps the
+    first values, which are those that are made again.
+
     Raises
     ------
     MissingDependencyError
@@ -53,7 +58,8 @@ class WandbLogger(LoggerCallback):
                 f"Weights & Biases cannot start a run: {printable(error)}",
                 hint="log in with `wandb login`, or set WANDB_MODE=offline",
             ) from error
-        self._id = getattr(self._run, "id", None)
+        found = getattr(self._run, "id", None)
+        self._id = None if found is None else str(found)
 
     def on_train_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         self._log(step, metrics, None)
@@ -68,6 +74,15 @@ class WandbLogger(LoggerCallback):
         run, self._run = self._run, None
         if run is not None:
             run.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the id of the W&B run, {} before there is one."""
+        return {} if self._id is None else {"id": self._id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the run of that id."""
+        self.close()
+        self._id = str(state["id"]) if state else None
 
     def _log(self, step: int, metrics: Mapping[str, Any], category: str | None) -> None:
         if self._run is None:
