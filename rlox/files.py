@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -21,30 +23,92 @@ def write_error(path: str | os.PathLike[str], error: BaseException) -> WriteErro
     return WriteError(f"cannot write {printable(path)}: {printable(reason)}", value=str(path))
 
 
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Create a folder and those above it, so that they survive a power loss, and return it; WriteError when that fails."""
+    folder = Path(folder)
+    try:
+        missing, at = [], folder
+        while not at.exists() and at != at.parent:
+            missing.append(at)
+            at = at.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in reversed(missing):
+            fsync_folder(made.parent)
+    except (OSError, ValueError) as error:
+        raise write_error(folder, error) from error
+    return folder
+
+
 def make_parents(path: str | os.PathLike[str]) -> Path:
-    """Create the folders above ``path`` and return it as a Path; WriteError when that fails."""
+    """Create the folders above ``path`` as :func:`make_folder` does and return it as a Path."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise write_error(path, error) from error
+        make_folder(path.parent)
+    except WriteError as error:
+        raise write_error(path, error.__cause__ or error) from error.__cause__
     return path
 
 
 def fsync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make the entries of a folder durable."""
+    """Make the entries of a folder durable, where its file system can do that."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+            raise
     finally:
         os.close(fd)
+
+
+def write_new(
+    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, shown: str | os.PathLike[str] | None = None
+) -> None:
+    """Create a file, call ``write`` with it, and make its content durable; any exception removes the file.
+
+    The entry in its folder is not durable before :func:`fsync_folder`.
+
+    Parameters
+    ----------
+    path : path-like
+        There must be nothing of that name.
+    write : callable
+        Receives a binary file opened for reading and writing.
+    shown : path-like, optional
+        What an error names instead of ``path``.
+
+    Raises
+    ------
+    WriteError
+        When the system refuses, with the bytes written and free.
+    """
+    path = Path(path)
+    shown = path if shown is None else shown
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    except (OSError, ValueError) as error:
+        raise write_error(shown, error) from error
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        refused = _refused(shown, path, error) if isinstance(error, OSError) else None
+        # After a failed fsync the pages may be gone: the file is given up, never synced a second time.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        if refused is not None:
+            raise refused from error
+        raise
 
 
 def atomic_write(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> Path:
     """Call ``write`` with a new file and give it the name ``path`` once it is complete and on disk.
 
     At every instant, also after a crash or power loss, ``path`` is the old file or the new one, whole. Any exception
-    leaves the old file as it was and removes the temporary one.
+    removes the temporary file and leaves the old one as it was, unless all that failed was to sync the folder: then the
+    new one is there, but may be gone after a power loss.
 
     Parameters
     ----------
@@ -59,42 +123,68 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
         When the system refuses: permission, full disk, a folder in the way, a name too long.
     """
     path = make_parents(path)
-    name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
-    temporary = path.parent / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = _temporary(path)
     try:
         if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
         if path.exists() and not path.is_file():
-            raise OSError(22, "Is a device, pipe or socket, not a file")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            raise OSError(errno.EINVAL, "Is a device, pipe or socket, not a file")
     except (OSError, ValueError) as error:
         raise write_error(path, error) from error
-    try:
-        with os.fdopen(fd, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
-    except BaseException as error:
-        refused = _refused(path, temporary, error) if isinstance(error, OSError) else None
-        # After a failed fsync the pages may be gone: the file is given up, never synced a second time.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if refused is not None:
-            raise refused from error
-        raise
+    write_new(temporary, write, shown=path)
+    _rename(temporary, path)
     return path
 
 
-def _refused(path: Path, temporary: Path, error: OSError) -> WriteError:
+def link_atomically(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Make ``path`` a second name of a file, or a copy where links are not possible, as :func:`atomic_write` does.
+
+    Raises
+    ------
+    WriteError
+        When the system refuses: an older file of that name is then as it was.
+    """
+    path = make_parents(path)
+    temporary = _temporary(path)
+    try:
+        os.link(source, temporary)
+    except OSError:
+
+        def copy(file: IO[bytes]) -> None:
+            with open(source, "rb") as original:
+                shutil.copyfileobj(original, file)
+
+        return atomic_write(path, copy)
+    _rename(temporary, path)
+    return path
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name in the same folder that :func:`remove_temporaries` knows."""
+    name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    return path.parent / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give a file that is on disk its name, durably; the temporary name is gone afterwards, whatever happens."""
+    try:
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _refused(path, temporary, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # still there where the rename failed, or both were one file already
+            temporary.unlink()
+
+
+def _refused(shown: str | os.PathLike[str], path: Path, error: OSError) -> WriteError:
     """Return the WriteError for a file that was begun, with the sizes that matter on a full disk."""
-    refused = write_error(path, error)
+    refused = write_error(shown, error)
     with contextlib.suppress(OSError):
-        written, disk = temporary.stat().st_size, os.statvfs(path.parent)
+        written, disk = path.stat().st_size, os.statvfs(path.parent)
         free = disk.f_bavail * disk.f_frsize
         refused = WriteError(
-            f"{refused.message} ({human_bytes(written)} written, {human_bytes(free)} free)", value=str(path)
+            f"{refused.message} ({human_bytes(written)} written, {human_bytes(free)} free)", value=str(shown)
         )
     return refused
 

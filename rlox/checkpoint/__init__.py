@@ -4,6 +4,15 @@ Importing this package imports no torch; :func:`save` and :func:`load` do when t
 standard library alone.
 """
 
-from .store import describe_tensors, kind_of_file, load, read_manifest, save, verify
+from .store import describe_tensors, file_digest, kind_of_file, load, read_manifest, save, verify, writer
 
-__all__ = ["describe_tensors", "kind_of_file", "load", "read_manifest", "save", "verify"]
+__all__ = [
+    "describe_tensors",
+    "file_digest",
+    "kind_of_file",
+    "load",
+    "read_manifest",
+    "save",
+    "verify",
+    "writer",
+]

@@ -134,8 +134,9 @@ def hash_file(file: IO[bytes], n: int) -> bytes:
     return total.digest()
 
 
-def _check_digest(file: IO[bytes], size: int) -> str:
-    """Step 1: the magic of a zip, an end record with our comment, and the digest of all that stands before it."""
+def stored_digest(file: IO[bytes]) -> bytes:
+    """Return the digest at the end of an open checkpoint, after a look at its magic and end record."""
+    size = os.fstat(file.fileno()).st_size
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise _foreign(file)
@@ -143,7 +144,12 @@ def _check_digest(file: IO[bytes], size: int) -> str:
     tail = file.read()
     if len(tail) != _END.size + DIGEST_BYTES or tail[:4] != b"PK\x05\x06" or tail[20:22] != b"\x20\x00":
         raise _foreign(file)
-    stored = tail[-DIGEST_BYTES:]
+    return tail[-DIGEST_BYTES:]
+
+
+def _check_digest(file: IO[bytes], size: int) -> str:
+    """Step 1: the magic of a zip, an end record with our comment, and the digest of all that stands before it."""
+    stored = stored_digest(file)
     if hash_file(file, size - DIGEST_BYTES) != stored:
         raise CheckpointError(f"is damaged: digest mismatch in {damaged_part(file)}", hint=_DAMAGED)
     return stored.hex()

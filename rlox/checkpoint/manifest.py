@@ -53,6 +53,18 @@ def decode(text: bytes) -> dict[str, Any]:
     CheckpointMismatchError
         For a format newer than this version of rlox reads.
     """
+    manifest = parse(text)
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise CheckpointError(f"its manifest is not one of rlox: 'schema' is not {SCHEMA}")
+    _check_format(manifest.get("format"), manifest.get("rlox"))
+    digests = manifest.get("digests")
+    if not isinstance(digests, dict) or not all(isinstance(v, str) and _SHA256.fullmatch(v) for v in digests.values()):
+        raise CheckpointError("its manifest has no list of digests")
+    return manifest
+
+
+def parse(text: bytes) -> Any:
+    """Return what JSON text of a stranger holds: :func:`decode` without a look at the contents."""
     if len(text) > MAX_BYTES:
         raise CheckpointError(f"its manifest has {len(text)} bytes, at most {MAX_BYTES} are allowed")
     try:
@@ -64,12 +76,6 @@ def decode(text: bytes) -> dict[str, Any]:
     except ValueError as error:  # JSON, UTF-8, and numbers of more than 4300 digits
         raise CheckpointError(f"its manifest is not valid JSON: {printable(error)}") from error
     _check_depth(manifest)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise CheckpointError(f"its manifest is not one of rlox: 'schema' is not {SCHEMA}")
-    _check_format(manifest.get("format"), manifest.get("rlox"))
-    digests = manifest.get("digests")
-    if not isinstance(digests, dict) or not all(isinstance(v, str) and _SHA256.fullmatch(v) for v in digests.values()):
-        raise CheckpointError("its manifest has no list of digests")
     return manifest
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 from .. import __version__
-from ..errors import CheckpointError, CheckpointNotFoundError, WriteError, printable
+from ..errors import CheckpointError, CheckpointNotFoundError, printable
 from ..files import atomic_write, available_memory, human_bytes
 from . import archive, opcodes
 from . import manifest as manifests
@@ -41,9 +43,23 @@ def save(path: str | os.PathLike[str], state: Any, manifest: dict[str, Any]) -> 
     CheckpointError
         For a state or manifest that a checkpoint cannot hold, naming the place.
     """
-    import torch
+    write = writer(state, manifest)
+    try:
+        return atomic_write(path, write)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot save {printable(path)}: {error.message}", value=str(path)) from error
 
-    from . import tensors
+
+def writer(state: Any, manifest: dict[str, Any]) -> Callable[[IO[bytes]], None]:
+    """Return a function that writes a checkpoint into an open file, as :func:`save` does.
+
+    Parameters
+    ----------
+    state, manifest
+        As for :func:`save`. What is wrong with the manifest is said here, before anything is written; the state is
+        read when the function is called.
+    """
+    import torch
 
     fields = {
         "schema": manifests.SCHEMA,
@@ -52,16 +68,27 @@ def save(path: str | os.PathLike[str], state: Any, manifest: dict[str, Any]) -> 
         "torch": str(torch.__version__),
         **{key: value for key, value in manifest.items() if key not in manifests.RESERVED},
     }
-    manifests.encode(fields)  # what is wrong with it is said before anything is written
+    manifests.encode(fields)
 
     def write(file: IO[bytes]) -> None:
-        tensors.write(file, state)
-        _finish(file, fields, path)
+        from . import tensors
 
-    try:
-        return atomic_write(path, write)
-    except CheckpointError as error:
-        raise CheckpointError(f"cannot save {printable(path)}: {error.message}", value=str(path)) from error
+        tensors.write(file, state)
+        _finish(file, fields)
+
+    return write
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 that a checkpoint holds of itself, in hex; it is read, not checked.
+
+    Raises
+    ------
+    CheckpointNotFoundError, CheckpointError
+        When there is none of that name; when it is no checkpoint.
+    """
+    with archive.opened(path) as file:
+        return archive.stored_digest(file).hex()
 
 
 def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -169,7 +196,7 @@ def _inspect(path: str | os.PathLike[str]) -> archive.Contents:
         return archive.inspect(file)
 
 
-def _finish(file: IO[bytes], fields: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def _finish(file: IO[bytes], fields: dict[str, Any]) -> None:
     """Append the manifest and the digest to a torch zip, and run the checks of a reader on it."""
     try:
         with zipfile.ZipFile(file, "a") as zipped:
@@ -180,8 +207,7 @@ def _finish(file: IO[bytes], fields: dict[str, Any], path: str | os.PathLike[str
             )
             zipped.comment = bytes(archive.DIGEST_BYTES)
     except zipfile.BadZipFile as error:
-        reason = f"what was written does not verify: {printable(error)}"
-        raise WriteError(f"cannot write {printable(path)}: {reason}", value=str(path)) from error
+        raise OSError(errno.EIO, f"what was written does not verify: {error}") from error
     size = file.seek(0, os.SEEK_END)
     digest = archive.hash_file(file, size - archive.DIGEST_BYTES)
     file.seek(size - archive.DIGEST_BYTES)

@@ -164,6 +164,6 @@ def test_reading_without_loading_imports_no_heavy_package(tmp_path: Path) -> Non
 
 def test_public_names_are_the_ones_listed() -> None:
     assert sorted(checkpoint.__all__) == [
-        "describe_tensors", "kind_of_file", "load", "read_manifest", "save", "verify",
+        "describe_tensors", "file_digest", "kind_of_file", "load", "read_manifest", "save", "verify", "writer",
     ]  # fmt: skip
     assert all(callable(getattr(checkpoint, name)) for name in checkpoint.__all__)
