@@ -412,6 +412,18 @@ def test_a_block_that_cannot_be_read_leaves_an_empty_buffer_and_its_own_error():
     assert None not in ring.changed()[0].values()
 
 
+def test_counters_that_are_refused_leave_the_rows_and_count_them_as_not_saved():
+    buffer, folder = ReplayBuffer(100, 2, 1), Folder()
+    ring = RingBlocks(buffer)
+    push(buffer, stream(np.random.default_rng(0), 90))
+    folder.save(ring)
+    before = buffer.state_dict()
+    with pytest.raises(CheckpointError, match="its counters contradict"):
+        ring.restore({**folder.state, "rows_per_block": 7, "free_slot": 1000}, folder.read_into)
+    assert np.array_equal(buffer.state_dict()["rows"], before["rows"])
+    assert None not in ring.changed()[0].values()
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

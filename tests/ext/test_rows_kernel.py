@@ -201,6 +201,33 @@ def test_the_side_table_can_grow_to_the_capacity_and_not_beyond(capacity):
     assert sum(chunks[: layout.first_chunks(4)]) >= min(capacity, capacity / 16 + 4)
 
 
+@pytest.mark.parametrize(("first", "stop"), [(-1, 1), (0, 0), (2, 1), (0, 5), (3, 5), (60, 64), (0, 2**62)])
+def test_slots_that_are_not_of_one_chunk_are_refused(first, stop):
+    store = RowStore(Layout((2,), np.dtype("f4"), (1,), np.dtype("f4"), 60).check())
+    assert store.layout.chunk_slots == 4 and store.slots(4, 8).nbytes == 32
+    with pytest.raises(ValueError, match="are not of one chunk"):
+        store.slots(first, stop)
+
+
+def test_what_is_pushed_while_a_store_is_refilled_is_gone():
+    columns = random_columns(np.random.default_rng(0), 20, (3,), "float32")
+    store, other = store_of(columns), store_of(columns, 20)
+    state = store.export()
+
+    def fill():
+        assert len(other) == 0
+        other.push_many(*columns)
+        other.rows[:] = store.rows
+        for first in range(0, 20, other.layout.chunk_slots):
+            stop = min(first + other.layout.chunk_slots, 20)
+            other.slots(first, stop)[:] = state["slots"][first:stop].ravel()
+
+    before = other.epoch
+    other.refill(state, 20, fill)
+    assert other.epoch > before and len(other) == 20
+    assert_batch(other.take(np.arange(20)), columns, np.arange(20))
+
+
 @pytest.mark.parametrize("nbytes", [1, 63, 64, 1000])
 def test_memory_starts_on_a_cache_line(nbytes):
     array = aligned_empty(nbytes)
