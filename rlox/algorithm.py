@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,21 +17,23 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .callbacks import Callback, CallbackList, PhaseTimer
+from .buffers import ReplayBuffer
 from .checkpoint.recorded import recorded, versions
 from .config.fields import to_dict
 from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_to_json
 from .errors import (
-    CheckpointError,
     CheckpointMismatchError,
     ConfigError,
     DivergedError,
     closest,
     printable,
 )
+from .files import make_parents
 from .learner import Metrics, resolve_device
 from .logging import LoggerCallback, LoggerList
-from .loop import EpisodeWindow, Progress, run_loop
+from .loop import Boundary, EpisodeWindow, Progress, run_loop
 from .policy import Policy
+from .resume import Keeper, exactness, fitting, generation_of
 from .registry import ALGORITHMS, Kind, algorithm_names
 from .seeding import check_seed
 
@@ -81,7 +85,12 @@ class Algorithm:
         self.reason: str | None = None
         self.signal: int | None = None
         self.torn = False  # an exception ended the last training, maybe between two steps
+        self.continues = False  # the next training goes on with one that was cut off
+        self.stopping = False  # a callback voted to stop
+        self.boundary = Boundary()
         self.exact: list[str] = []
+        self._keeper = Keeper(self)
+        self._to_say: list[str] = []  # why going on is not exact, said once training does go on
         self.custom: list[str] = []
 
     def __repr__(self) -> str:
@@ -120,6 +129,9 @@ class Algorithm:
         if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
             raise ConfigError(f"total_timesteps is {n!r}, must be an integer of at least 0", param="total_timesteps")
         self.total_steps = self.step + int(n)
+        if self._to_say:
+            warnings.warn(f"exact_resume: no: {'; '.join(self._to_say)}", stacklevel=2)
+            self._to_say = []
         return run_loop(self, int(n))
 
     def check_finite(self) -> None:
@@ -191,15 +203,27 @@ class Algorithm:
             values = self._value(torch.from_numpy(x).to(self.device), torch.from_numpy(squashed).to(self.device))
         return float(values[0]) if single else values.cpu().numpy()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], resume: bool = False) -> None:
         """Write the model file: networks, targets, optimizers, temperature, normaliser, counters.
+
+        Parameters
+        ----------
+        path : path-like
+        resume : bool
+            Also write, in a folder of the same name with the ending ``.resume``, all that is needed to go on exactly:
+            replay buffer, unfinished episodes, callbacks, positions of loggers. The newest two such states are kept,
+            and rows of the buffer that are there already are not written again. Inside a run directory the folder is
+            the run's ``resume``.
 
         Raises
         ------
         WriteError
-            When it cannot be written; an older file of that name is then as it was.
+            When it cannot be written; older files are then as they were.
         """
-        checkpoint.save(path, self.state_dict(), self.manifest())
+        if resume:
+            self._keeper.save(make_parents(path))
+        else:
+            checkpoint.save(path, self.state_dict(), self.manifest())
 
     @classmethod
     def from_checkpoint(
@@ -209,9 +233,10 @@ class Algorithm:
         *,
         env: Any = None,
         device: str | torch.device = "auto",
+        resume: bool = True,
         **parts: Any,
     ) -> Self:
-        """Rebuild the algorithm that a model file holds.
+        """Rebuild the algorithm that a model file holds, ready to go on exactly where that was saved with it.
 
         Parameters
         ----------
@@ -221,8 +246,11 @@ class Algorithm:
         env : EnvSource, environment or factory, optional
             Needed for environments of the user's own before training or evaluating.
         device : str
+        resume : bool
+            Also take over what ``save(path, resume=True)`` wrote beside the file, where it is there: then ``train``
+            does what it would have done without the interruption. Callbacks and loggers given here get their states.
         **parts
-            Parts of the user's own that the file was made with, e.g. ``actor=``.
+            Parts of the user's own that the file was made with, e.g. ``actor=``; callbacks; logger.
 
         Raises
         ------
@@ -230,7 +258,11 @@ class Algorithm:
             Missing; damaged or unsafe; another algorithm, newer format, other spaces, parts missing.
         """
         state, manifest = checkpoint.load(path)
-        return cls._restore(state, manifest, env if env is not None else env_id, device, parts, path)
+        algo = cls._restore(state, manifest, env if env is not None else env_id, device, parts, path)
+        store, generation = generation_of(Path(path)) if resume else (None, None)
+        if store is not None and generation is not None:
+            algo._keeper.take(store, generation)
+        return algo
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint says about itself, as JSON-able values."""
@@ -249,7 +281,7 @@ class Algorithm:
             "seed": self.seed,
             "custom": list(self.custom),
             "normalize": self.normalizer is not None,
-            "exact_resume": {"exact": False, "why": ["a model file holds no data and no environment state", *self.exact]},
+            "exact_resume": exactness(["it was saved as a model alone", *self.exact]),
             "versions": versions(),
             "threads": torch.get_num_threads(),
             "device": str(self.device),
@@ -268,7 +300,7 @@ class Algorithm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from :meth:`state_dict`; CheckpointError names what does not fit."""
-        try:
+        with fitting(self):
             self.step, self.n_updates = int(state["step"]), int(state["n_updates"])
             self.episodes.load_state_dict(state["episodes"])
             if state["normalizer"] is not None:
@@ -276,9 +308,39 @@ class Algorithm:
                     self.normalizer = Normalizer(self.obs_space.dim)
                 self.normalizer.load_state_dict(state["normalizer"])
             self._load_model_state(state)
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"the state does not fit {type(self).__name__}: {printable(what)}") from error
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        """Take over networks, optimizers and normaliser from a state, and nothing that counts or draws."""
+        with fitting(self):
+            self.load_state_dict({**self.state_dict(), "normalizer": state["normalizer"], **self._weights(state)})
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return all that going on exactly needs besides :meth:`state_dict` and the rows of the replay buffer."""
+        figures = {k: v for k, v in self.metrics.items() if isinstance(v, bool | int | float | str)}
+        return {
+            "total_steps": self.total_steps,
+            "reason": self.reason,
+            "stopping": self.stopping,
+            "exact": list(self.exact),
+            "metrics": figures,
+            "callbacks": self.callbacks.state_dict(),
+            "loggers": self.loggers.state_dict(),
+        }
+
+    def load_resume_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from :meth:`resume_state`."""
+        self.total_steps, self.reason = int(state["total_steps"]), state["reason"]
+        self.continues = self.reason not in ("finished", "stopped")
+        self.stopping = bool(state["stopping"])
+        self.exact += [why for why in state["exact"] if why not in self.exact]
+        self.metrics.put(state["metrics"])
+        for watchers, saved in ((self.callbacks, state["callbacks"]), (self.loggers, state["loggers"])):
+            if saved is not None:  # None: of a run that this one was forked from
+                watchers.load_state_dict(saved)
+
+    def _ring(self, make: bool = False) -> ReplayBuffer | None:
+        """Return the replay buffer whose rows a generation holds, where there is one."""
+        return None
 
     def _recorded_name(self) -> str:
         """Return the registered name, the text that the user typed, or the name of a class of the user's own."""
@@ -302,6 +364,10 @@ class Algorithm:
         return {}
 
     def _load_model_state(self, state: Mapping[str, Any]) -> None: ...
+
+    def _weights(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of another model's state that are learnt, with what this model has beside them."""
+        return {}
 
     @classmethod
     def _restore(

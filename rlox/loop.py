@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from .envs import Episode
 from .envs.watchdog import no_hanging
@@ -79,6 +79,40 @@ class EpisodeWindow:
         self._last = deque(((r, n) for r, n in state["last"]), maxlen=self.SIZE)
 
 
+class Boundary:
+    """The point between two steps: all hooks, updates and log rows of one are done, nothing of the next has begun.
+
+    What is saved there can be gone on from exactly.
+    """
+
+    def __init__(self) -> None:
+        self.is_here = True
+        self._waiting: list[Callable[[], object]] = []
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Call now, where this is a boundary; else at the next one."""
+        if self.is_here:
+            call()
+        else:
+            self._waiting.append(call)
+
+    def inside(self) -> None:
+        """A step begins."""
+        self.is_here = False
+
+    def reach(self) -> None:
+        """A step is over: make the calls that waited."""
+        self.is_here = True
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+
+    def outside(self) -> None:
+        """Training is over, however it ended: a call that still waits belongs to a step that was torn."""
+        self.is_here = True
+        self._waiting.clear()
+
+
 class Terminated(SystemExit):
     """A second signal: leave at once, wherever training is, with the exit code of that signal."""
 
@@ -98,6 +132,9 @@ class Interrupt:
     ----------
     announce : bool
         Say on stderr that the signal has been heard.
+    leave : callable, optional
+        Ends the process with an exit code, without any of the interpreter's own clearing up, in place of those
+        exceptions.
     panel : callable
         Whether a live panel is on the terminal: what is said then goes below it, and the cursor back into it.
     """
@@ -106,10 +143,15 @@ class Interrupt:
     # `timeout` and schedulers signal a process and then its group: what follows that soon is the same request.
     TOGETHER_S: ClassVar[float] = 0.2
 
-    def __init__(self, announce: bool = False, panel: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        announce: bool = False,
+        leave: Callable[[int], object] | None = None,
+        panel: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.signal: int | None = None
         self._since = 0.0
-        self.announce, self.panel = announce, panel
+        self.announce, self.leave, self.panel = announce, leave, panel
 
     @contextmanager
     def watch(self) -> Iterator[Interrupt]:
@@ -130,16 +172,28 @@ class Interrupt:
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if monotonic() - self._since < self.TOGETHER_S:
+            if number != signal.SIGINT and monotonic() - self._since < self.TOGETHER_S:
                 return
-            raise Terminated(number)
+            self._leave(number)
         self.signal, self._since = number, monotonic()
         if self.announce:  # the handler may have interrupted a write to sys.stderr itself
             text = f"{signal.Signals(number).name}: stopping after this step; a second signal ends at once"
-            with suppress(OSError):
-                os.write(2, (f"\r\n{text}\x1b[K\x1b[A" if self.panel() else f"{text}\n").encode())
+            _tell(f"\r\n{text}\x1b[K\x1b[A" if self.panel() else f"{text}\n")
+
+    def _leave(self, number: int) -> NoReturn:
+        terminated = Terminated(number)
+        if self.leave is not None:
+            if self.panel():
+                _tell("\r\n\x1b[?25h")  # the panel hides the cursor
+            self.leave(terminated.exit_code)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise terminated
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
@@ -162,10 +216,12 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     DivergedError
         When a loss or a parameter becomes NaN or infinite; names the step and the figure.
     """
-    if total_steps == 0:
+    if total_steps == 0 and not algo.continues:
         return _result(algo, "finished")
-    interrupt = Interrupt(algo.run is not None, lambda: any(getattr(one, "is_live", False) for one in algo.loggers))
-    algo.signal, algo.torn = None, False
+    panel = lambda: any(getattr(one, "is_live", False) for one in algo.loggers)  # noqa: E731
+    interrupt = Interrupt(algo.run is not None, getattr(algo.run, "leave", None), panel)
+    algo.signal, algo.torn, algo.reason = None, False, None
+    algo.stopping = algo.stopping and algo.continues
     reason, error = "failed", None
     end = algo.step + total_steps
     with interrupt.watch(), no_hanging(getattr(algo.config, "env_timeout", None)):
@@ -174,6 +230,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
             algo.loggers.set_total(end)
             algo.loggers.open(algo.run)
             algo.callbacks.on_training_start(algo=algo, step=algo.step, total_timesteps=end)
+            algo.continues = False
             reason = _advance_until(algo, end, interrupt)
             algo.check_finite()
         except BaseException as raised:
@@ -182,6 +239,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
             raise
         finally:
             algo.signal = interrupt.signal
+            algo.boundary.outside()
             _end(algo, reason, error)
     if interrupt.signal is not None and algo.run is None:
         signal.raise_signal(interrupt.signal)  # a script's own handlers decide what the signal means to it
@@ -216,8 +274,8 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
     on_train_batch = callbacks.on_train_batch if callbacks.hook_members("on_train_batch") else None
     on_rollout_end = callbacks.on_rollout_end if callbacks.hook_members("on_rollout_end") else None
     rate = _Rate(algo.step, end)
-    stop = False
-    while algo.step < end and not stop and interrupt.signal is None:
+    while algo.step < end and not algo.stopping and interrupt.signal is None:
+        algo.boundary.inside()
         for event in algo.advance():
             phases.switch("other")
             if isinstance(event, Stepped):
@@ -228,7 +286,7 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
                 if on_step is not None:
                     known = {} if event.reward is None else {"reward": event.reward}
                     vote = on_step(algo=algo, step=algo.step, episodes=event.episodes, metrics=metrics, **known)
-                    stop = stop or (vote is not None and not vote)
+                    algo.stopping = algo.stopping or (vote is not None and not vote)
             elif isinstance(event, Updated):
                 algo.n_updates += 1
                 _check_names(event.metrics)
@@ -244,10 +302,11 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
             previous = phases.switch("log")
             loggers.on_train_step(algo.step, rate.log_metrics(algo))
             phases.switch(previous)
-    loggers.finish(algo.step, rate.log_metrics(algo))
+        algo.boundary.reach()
     if interrupt.signal is not None:
-        return "interrupted"
-    return "stopped" if stop else "finished"
+        return "interrupted"  # without last rows of its own: what goes on from here writes those of the whole training
+    loggers.finish(algo.step, rate.log_metrics(algo))
+    return "stopped" if algo.stopping else "finished"
 
 
 def _check_names(latest: Mapping[str, Any]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "faults"))  # its helpers are used by tests of other folders
 
 # A suite started by nohup ignores SIGHUP, and so would every run that a test hangs up on.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -26,7 +26,7 @@ ORDER = [
     {"callbacks"},
     {"learner"},
     {"loop"},
-    {"policy"},
+    {"policy", "resume"},
     {"algorithm"},
     {"online", "offline"},
     {"algorithms"},

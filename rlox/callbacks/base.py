@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..errors import CheckpointMismatchError, ConfigError, printable
+from ..errors import ConfigError, printable
 
 HOOKS = ("on_training_start", "on_step", "on_rollout_end", "on_train_batch", "on_eval", "on_training_end")
 
@@ -173,12 +173,9 @@ class CallbackList(Callback):
         return {"callbacks": [{"type": type(member).__name__, "state": member.state_dict()} for member in self]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Give each saved state to the member of the same class and rank; members without one start afresh.
+        """Give each saved state to the member of the same class and rank.
 
-        Raises
-        ------
-        CheckpointMismatchError
-            When a state has no member to take it, since training would then go on differently.
+        Members without a state start afresh, states without a member are left out.
         """
         waiting = list(self.callbacks)
         for entry in state["callbacks"]:
@@ -186,12 +183,6 @@ class CallbackList(Callback):
             if taker is not None:
                 waiting.remove(taker)
                 taker.load_state_dict(entry["state"])
-            elif entry["state"]:
-                raise CheckpointMismatchError(
-                    f"the checkpoint has the state of a callback {printable(entry['type'])}, which is not in callbacks",
-                    hint="give the same callbacks as in the run that wrote the checkpoint",
-                    param="callbacks",
-                )
 
     def _ancestors(self) -> Iterator[CallbackList]:
         for parent in self._parents:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..files import atomic_write, fsync_folder, make_parents, shortest
+from ..files import link_atomically, make_parents, shortest
 from ..logging.period import Period, check_period
 from .base import Callback
-from .context import StepCount, check_finite, during, log_event, own_folder, require, tell
+from .context import StepCount, at_boundary, check_finite, during, flush, log_event, own_folder, require, tell
 
 
 class CheckpointCallback(Callback):
     """Save the model every ``save_freq`` steps and at the end.
 
     Writes ``step_<9 digits>.pt``, and beside it ``last.pt``, always the newest one. The end of a training is saved
-    too, unless it diverged or failed.
+    too, unless it diverged or failed. Inside a run directory, and where ``resume`` asks for it, also writes what is
+    needed to go on exactly, as ``save(path, resume=True)`` does. Saving happens between two steps: in a training, when
+    the hooks and updates of the step are done.
 
     Parameters
     ----------
@@ -32,6 +32,8 @@ class CheckpointCallback(Callback):
         Say each file in one line on stderr, where no ConsoleLogger does.
     keep_last : int, optional
         How many of the files written here stay, ≥ 1; all of them when None.
+    resume : bool, optional
+        Whether training can go on exactly from ``last.pt``; None: in the checkpoints of a run directory only.
 
     Attributes
     ----------
@@ -53,12 +55,16 @@ class CheckpointCallback(Callback):
         verbose: bool = True,
         *,
         keep_last: int | None = None,
+        resume: bool | None = None,
     ) -> None:
         self.save_freq = check_period(save_freq, "save_freq")
         self.save_path = save_path
         self.verbose = verbose
         self.keep_last = None if keep_last is None else check_period(keep_last, "keep_last", minimum=1)
+        self.resume = resume
         self.saved: list[Path] = []
+        self._saved_at: tuple[int, Any] | None = None  # step and n_updates
+        self._owes_event = False  # of the checkpoint that was gone on from: the log was cut before it
         self._count = StepCount()
         self._period = Period(self.save_freq)
         self._algo: Any = None
@@ -72,80 +78,99 @@ class CheckpointCallback(Callback):
         step = self._count.stay(kwargs)
         if step < self._period.last:  # another training that counts from its own beginning
             self._period.last = step
-        if self._algo is not None:
-            self._file(step)
+        if self._algo is None:
+            return
+        path = self._file(step)
+        if self._owes_event:
+            log_event(self._algo, step, "checkpoint", path=str(path), best=False)
+        self._owes_event = False
 
     def on_step(self, **kwargs: Any) -> None:
         step = self._count.advance(kwargs)
         if self._period.crossed(step):
             self._bind(kwargs)
-            self._save(step)
+            at_boundary(self._algo, lambda: self._save(step, "scheduled"))
 
     def on_training_end(self, **kwargs: Any) -> None:
         self._bind(kwargs)
-        step = self._count.stay(kwargs)
-        if kwargs.get("reason", "finished") == "diverged" or self._algo is None:
+        step, reason = self._count.stay(kwargs), kwargs.get("reason", "finished")
+        if reason == "diverged" or self._algo is None:
             return
-        if getattr(self._algo, "torn", kwargs.get("reason") == "failed"):
+        if getattr(self._algo, "torn", reason == "failed"):
             return  # what ended training may have left the model between two steps
-        if not self.saved or self.saved[-1] != self._file(step):
-            self._save(step)
+        if self._saved_at != self._now(step):
+            self._save(step, reason)
+        elif self._resumes and reason in ("finished", "stopped"):
+            self._algo.save(self._folder() / "last.pt", resume=True)  # the same once more, now with its end
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._count.step, "period": self._period.last, "saved": [str(path) for path in self.saved]}
+        return {
+            "step": self._count.step,
+            "period": self._period.last,
+            "saved": [path.name for path in self.saved],
+            "saved_at": None if self._saved_at is None else list(self._saved_at),
+            "owes_event": self._owes_event,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._count.step = state["step"]
         self._period.last = state["period"]
-        self.saved = [Path(path) for path in state["saved"]]
+        self._saved_at = None if state["saved_at"] is None else (state["saved_at"][0], state["saved_at"][1])
+        self._owes_event = state["owes_event"]
+        folder = self._folder()
+        self.saved = [folder / Path(name).name for name in state["saved"]]
 
     def _bind(self, kwargs: Mapping[str, Any]) -> None:
         algo = kwargs.get("algo")
         if algo is not None and algo is not self._algo:
             self.on_attach(algo)
 
-    def _file(self, step: int) -> Path:
-        folder = own_folder(Path(self.save_path), "checkpoints", self._algo, "checkpoints")
-        return make_parents(folder / f"step_{step:09d}.pt")
+    @property
+    def _resumes(self) -> bool:
+        if self.resume is not None:
+            return self.resume
+        run = getattr(self._algo, "run", None)
+        return run is not None and hasattr(self._algo, "boundary") and self._folder() == Path(run.checkpoints)
 
-    def _save(self, step: int) -> None:
+    def _now(self, step: int) -> tuple[int, Any]:
+        return step, getattr(self._algo, "n_updates", None)
+
+    def _folder(self) -> Path:
+        return own_folder(Path(self.save_path), "checkpoints", self._algo, "checkpoints")
+
+    def _file(self, step: int) -> Path:
+        return make_parents(self._folder() / f"step_{step:09d}.pt")
+
+    def _save(self, step: int, reason: str) -> None:
+        """Save; a checkpoint that an interruption asked for leaves no trace in the log of what goes on from it."""
         algo = self._algo
         if algo is None:
             return  # called outside any training: there is nothing to save
         path = self._file(step)
         check_finite(algo)
         with during(algo, "save"):
-            algo.save(path)
-            point_last_to(path)
+            flush(algo)
             if path in self.saved:
                 self.saved.remove(path)
             self.saved.append(path)
-            self._remove_old()
+            old = self._outdated()
+            self._saved_at, self._owes_event = self._now(step), reason in ("scheduled", "finished", "stopped")
+            if self._resumes:
+                algo.save(path.parent / "last.pt", resume=True)
+                link_atomically(path.parent / "last.pt", path)
+            else:
+                algo.save(path)
+                link_atomically(path, path.parent / "last.pt")
+            self._owes_event = False
+            for file in old:
+                with contextlib.suppress(OSError):  # gone already, or not ours any more: nothing that stops a training
+                    file.unlink()
         log_event(algo, step, "checkpoint", path=str(path), best=False)
         if self.verbose:
             tell(algo, f"step={step} saved={shortest(path)}")
 
-    def _remove_old(self) -> None:
-        while self.keep_last is not None and len(self.saved) > self.keep_last:
-            old = self.saved.pop(0)
-            with contextlib.suppress(OSError):  # gone already, or not ours any more: nothing that stops a training
-                old.unlink()
-
-
-def point_last_to(path: Path) -> Path:
-    """Make ``last.pt`` beside a file a second name of it, or a copy where links are not possible, atomically."""
-    last = path.parent / "last.pt"
-    temporary = path.parent / f".last.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        os.link(path, temporary)
-    except OSError:
-
-        def copy(file: IO[bytes]) -> None:
-            with open(path, "rb") as source:
-                shutil.copyfileobj(source, file)
-
-        return atomic_write(last, copy)
-    os.replace(temporary, last)
-    temporary.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
-    fsync_folder(path.parent)
-    return last
+    def _outdated(self) -> list[Path]:
+        """Take the files that are too many from the list and return them."""
+        n = 0 if self.keep_last is None else max(len(self.saved) - self.keep_last, 0)
+        old, self.saved = self.saved[:n], self.saved[n:]
+        return old

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,22 @@ def check_finite(algo: Any) -> None:
     check = getattr(algo, "check_finite", None)
     if callable(check):
         check()
+
+
+def at_boundary(algo: Any, call: Callable[[], object]) -> None:
+    """Call once no step of the algorithm's training is half done: now, where none is under way."""
+    boundary = getattr(algo, "boundary", None)
+    if boundary is None:
+        call()
+    else:
+        boundary.call(call)
+
+
+def flush(algo: Any) -> None:
+    """Bring what was logged to where it can be read, where there are loggers."""
+    loggers = getattr(algo, "loggers", None)
+    if loggers is not None:
+        loggers.flush()
 
 
 def during(algo: Any, phase: str) -> AbstractContextManager[None]:

@@ -65,8 +65,8 @@ class EarlyStoppingCallback(Callback):
     def on_training_start(self, **kwargs: Any) -> None:
         self._algo = kwargs.get("algo", self._algo)
         self._count.stay(kwargs)
-        if self.reason is not None:  # another training after the one that was stopped gets its own patience
-            self.wait, self.reason = 0, None
+        if self.reason is not None and not getattr(self._algo, "continues", False):
+            self.wait, self.reason = 0, None  # another training after the one that was stopped gets its own patience
         if self._algo is not None and self._evaluates():
             self._watch_only("evaluations")
 

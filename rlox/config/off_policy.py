@@ -31,6 +31,9 @@ class OffPolicyConfig(NetworkConfig):
     env_timeout: float = option(
         60.0, "Seconds until a step of an environment counts as hung", section="hardware", gt=0
     )
+    save_buffer: bool = option(
+        True, "Save the replay buffer for resuming; without it, going on is not exact", section="checkpoint"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -161,6 +161,7 @@ class SeededVectorEnv(VectorEnv):
         self._actions: list[list[bytes]] = [[] for _ in range(self.n_envs)]
         self._all_valid = np.ones(self.n_envs, np.bool_)
         self._playing = [plan.quota(i) > 0 for i in range(self.n_envs)]
+        self._torn = False  # a step failed in one of the environments
 
     @abstractmethod
     def _reset_all(self) -> list[Float32]:
@@ -200,6 +201,7 @@ class SeededVectorEnv(VectorEnv):
         try:
             outcomes = self._step_all(taken, next_obs)
         except EnvError as error:
+            self._take_back()
             _blame_actions(taken, error)
             raise
         rewards = np.zeros(n, np.float32)
@@ -226,6 +228,12 @@ class SeededVectorEnv(VectorEnv):
         self.obs = obs
         return VecStep(next_obs, rewards, terminated, truncated, valid, obs.copy(), episodes)
 
+    def _take_back(self) -> None:
+        """Forget the actions of a step that failed, so that the state is that before it."""
+        self._torn = True
+        for log, length in zip(self._actions, self.lengths, strict=True):
+            del log[length:]
+
     def _end_episode(self, i: int, start: Float32 | None) -> None:
         self._episodes[i] += 1
         self._actions[i] = []
@@ -237,7 +245,8 @@ class SeededVectorEnv(VectorEnv):
         That is their actions, None for an episode of more than 100,000 steps; and in ``own`` the state that an
         environment keeps of itself, as bytes, a text where it cannot be used, None where it keeps none.
         """
-        answers = self._own_all()
+        # Some environments are a step further than others after one failed: then actions alone can rebuild them.
+        answers: list[tuple[Own, str | None]] = [(None, None)] * self.n_envs if self._torn else self._own_all()
         self._note_draws([drew for _, drew in answers])
         return {
             "seed": self.plan.seed,

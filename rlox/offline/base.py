@@ -32,7 +32,7 @@ from ..checkpoint.recorded import recorded, recorded_seed, recorded_source, reco
 from ..data import OfflineDatasetBuffer
 from ..envs import ActionSpace, EnvSource, Normalizer, ObsSpace
 from ..envs.spaces import describe
-from ..errors import CheckpointMismatchError, ConfigError, DatasetError, DatasetMismatchError
+from ..errors import CheckpointMismatchError, ConfigError, DatasetError, DatasetMismatchError, printable
 from ..learner import Learner, gather_state, restore_state, training_mode
 from ..logging import LoggerCallback
 from ..loop import Progress, Stepped, Updated
@@ -283,15 +283,38 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
     def _model_state(self) -> dict[str, Any]:
         return {"parts": gather_state(self, skip=_NOT_PARTS)}
 
+    def _weights(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {"parts": {**state["parts"], **gather_state(self, skip=(*_NOT_PARTS, *self._learnt()))}}
+
+    def _learnt(self) -> list[str]:
+        """Return the attributes with a state that are no random streams."""
+        return [name for name, value in vars(self).items() if not isinstance(value, torch.Generator | TorchStream)]
+
     def _load_model_state(self, state: Mapping[str, Any]) -> None:
         restore_state(self, state["parts"], skip=_NOT_PARTS)
 
+    def resume_state(self) -> dict[str, Any]:
+        return {**super().resume_state(), "dataset": self._fingerprint()}
+
+    def load_resume_state(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(self.dataset, RecordedData) and state["dataset"] != self._fingerprint():
+            raise CheckpointMismatchError(
+                f"the checkpoint was trained on a dataset with sha256 {printable(str(state['dataset'])[:12])}…, "
+                f"this one has {str(self._fingerprint())[:12]}…",
+                hint="give the dataset of the run that wrote it",
+                param="--dataset",
+            )
+        super().load_resume_state(state)
+
+    def _fingerprint(self) -> str | None:
+        fingerprint = getattr(self.dataset, "fingerprint", None)
+        return str(fingerprint()) if callable(fingerprint) else None
+
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint says about itself, the dataset and the origin of the action bounds included."""
-        fingerprint = getattr(self.dataset, "fingerprint", None)
         data = {
             "path": getattr(self.dataset, "source", None),
-            "fingerprint": fingerprint() if callable(fingerprint) else None,
+            "fingerprint": self._fingerprint(),
             "rows": len(self.dataset),
         }
         return {

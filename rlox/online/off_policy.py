@@ -90,13 +90,17 @@ class OffPolicyAlgorithm(Algorithm):
         self._behaviour = Policy(self, self.seed, "explore", self.normalizer)
         self._explorers = [copy.deepcopy(exploration) for _ in range(self.n_envs)] if exploration is not None else []
         self._envs: VectorEnv | None = None
+        self._envs_state: dict[str, Any] | None = None  # of a run that goes on, until the environments are made
         self._obs: NDArray[np.float32] | None = None
+        self._actions: NDArray[Any] | None = None  # chosen, not yet taken
         self._collected = 0  # transitions since the last phase of updates
         self._owed = 0  # updates owed, in units of 1 / train_freq
         self._out: Batch | None = None
         self._stored = 0  # transitions
         if isinstance(buffer, ReplayBuffer):
             check_ring(buffer, self)
+        if not self.config.save_buffer:
+            self.exact.append("the replay buffer was not saved")
         for name, part in (("exploration", exploration), ("buffer", buffer)):
             if part is not None and not hasattr(part, "state_dict"):
                 self.exact.append(f"the {name} has no state_dict")
@@ -139,10 +143,13 @@ class OffPolicyAlgorithm(Algorithm):
         assert self._obs is not None
         warming_up = self.step < config.learning_starts
 
-        phases.switch("inference")
-        actions = self._choose_actions(self._obs, warming_up)
+        if self._actions is None:
+            phases.switch("inference")
+            self._actions = self._choose_actions(self._obs, warming_up)
+        actions = self._actions  # of a step that an environment failed in, where training goes on from there
         phases.switch("env")
         result = envs.step(self.act_space.to_env(actions))
+        self._actions = None
         phases.switch("buffer")
         n = self._store(self._obs, actions, result)
         self._obs = result.obs
@@ -172,6 +179,7 @@ class OffPolicyAlgorithm(Algorithm):
 
     def close(self) -> None:
         """Close the environments and end their processes; training again makes new ones, with episodes of other seeds."""
+        self._envs_state = self._actions = None
         if self._envs is not None:
             self._envs.close()
             self._envs = self._obs = None
@@ -187,7 +195,7 @@ class OffPolicyAlgorithm(Algorithm):
                 )
             if self.step and not len(self.buffer):
                 warnings.warn(
-                    f"training goes on from step {self.step} with an empty replay buffer: the model file has none",
+                    f"training goes on from step {self.step} with an empty replay buffer: it was not saved",
                     stacklevel=2,
                 )
             config = self.config
@@ -201,12 +209,29 @@ class OffPolicyAlgorithm(Algorithm):
                 timeout_s=config.env_timeout,
                 first_episode=2 * self.step,
             )
-            self._obs = self._envs.reset()
-            if self._envs.exact is not None and self._envs.exact not in self.exact:
-                self.exact.append(self._envs.exact)
-            if self.normalizer is not None:
-                self.normalizer.update(self._obs)
+            self._note_exactness(self._envs)
+            fresh = range(self.n_envs) if self._envs_state is None else self._rebuild(self._envs, self._envs_state)
+            self._obs = self._envs.reset() if self._envs_state is None else self._envs.obs.copy()
+            self._envs_state = None
+            if self.normalizer is not None and fresh:
+                self.normalizer.update(self._obs[list(fresh)])
         return self._envs
+
+    def _note_exactness(self, envs: VectorEnv) -> None:
+        if envs.exact is not None and envs.exact not in self.exact:
+            self.exact.append(envs.exact)
+
+    def _rebuild(self, envs: VectorEnv, state: dict[str, Any]) -> list[int]:
+        """Put the environments back into their unfinished episodes; return those that start a new one, and say why."""
+        fresh = envs.load_state_dict(state)
+        why = [f"environment {i} starts a new episode: {reason}" for i, reason in fresh.items()]
+        if why:
+            self.exact += [reason for reason in why if reason not in self.exact]
+            warnings.warn(f"exact_resume: no: {'; '.join(why[:3])}", stacklevel=4)
+            for i in fresh:
+                if self._explorers:
+                    self._explorers[i].reset()
+        return list(fresh)
 
     def _choose_actions(self, obs: NDArray[np.float32], warming_up: bool) -> NDArray[Any]:
         """Return actions (N, A) in [-1, 1]: uniform while warming up, else the policy's, disturbed by exploration."""
@@ -279,6 +304,38 @@ class OffPolicyAlgorithm(Algorithm):
             "collected": self._collected,
             "owed": self._owed,
         }
+
+    def resume_state(self) -> dict[str, Any]:
+        buffer: Any = None if isinstance(self._buffer, ReplayBuffer) or not self.config.save_buffer else self._buffer
+        envs = self._envs_state if self._envs is None else self._envs.state_dict()
+        if self._envs is not None:
+            self._note_exactness(self._envs)
+        return {
+            **super().resume_state(),
+            "envs": envs,
+            "actions": self._actions,
+            "explorers": [e.state_dict() if hasattr(e, "state_dict") else None for e in self._explorers],
+            "buffer": buffer.state_dict() if hasattr(buffer, "state_dict") else None,
+            "stored": self._stored if self.config.save_buffer else 0,
+        }
+
+    def load_resume_state(self, state: Mapping[str, Any]) -> None:
+        super().load_resume_state(state)
+        self._envs_state, self._actions = state["envs"], state["actions"]
+        explorers: list[Any] = self._explorers
+        for explorer, saved in zip(explorers, state["explorers"], strict=True):
+            if saved is not None:
+                explorer.load_state_dict(saved)
+        if state["buffer"] is not None:
+            self.buffer.load_state_dict(state["buffer"])
+        self._stored = int(state["stored"])
+
+    def _ring(self, make: bool = False) -> ReplayBuffer | None:
+        buffer = self.buffer if make else self._buffer
+        return buffer if self.config.save_buffer and isinstance(buffer, ReplayBuffer) else None
+
+    def _weights(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {"learner": {**state["learner"], "n_updates": 0}}
 
     def _load_model_state(self, state: Mapping[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])

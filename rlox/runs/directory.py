@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RloxError, WriteError, printable
-from ..files import atomic_write_text, make_parents, shortest, slug, write_error
+from ..files import atomic_write_text, fsync_folder, make_parents, remove_temporaries, shortest, slug, write_error
 
 LINK = "checkpoints"
 
@@ -42,9 +42,14 @@ class Run:
         self.linked = False
         self._made: list[Path] = []
         self._lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._lock, f"{os.getpid()} {now()}\n".encode())
-        self.checkpoints.mkdir()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._lock, 0)
+            os.write(self._lock, f"{os.getpid()} {now()}\n".encode())
+            self.checkpoints.mkdir(exist_ok=True)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, path: Path) -> Run:
@@ -60,6 +65,7 @@ class Run:
             made = [folder for folder in whole.parents if not folder.exists()]
             make_parents(path)
             os.mkdir(path)
+            fsync_folder(whole.parent)  # what is saved in a folder that a power loss takes back was not saved
             run = cls(whole)
             run._made = made
             return run
@@ -68,6 +74,34 @@ class Run:
         except (OSError, ValueError) as error:
             raise write_error(path, error) from error
 
+    @classmethod
+    def reopen(cls, path: Path) -> Run:
+        """Hold a folder that an earlier process left, and clear away what that was writing when it was killed.
+
+        Raises
+        ------
+        WriteError
+            A living process holds it, or it cannot be written.
+        """
+        from ..checkpoint.generation import Generations
+
+        try:
+            run = cls(Path(os.path.abspath(path)))
+        except BlockingIOError:
+            raise cls._taken(path) from None
+        except (OSError, ValueError) as error:
+            raise write_error(path, error) from error
+        for folder in (run.path, run.checkpoints):
+            remove_temporaries(folder)
+        Generations(run.path / "resume").tidy()
+        return run
+
+    def start_over(self) -> None:
+        """Remove what a process left that was killed before its first whole generation; nothing else is removed."""
+        left = ["metrics.jsonl", "crash.log", *(p.name for p in self.path.glob("events.out.tfevents.*"))]
+        for path in [*(self.path / name for name in left), *self.checkpoints.glob("*.pt")]:
+            path.unlink(missing_ok=True)
+
     @staticmethod
     def _taken(path: Path) -> WriteError:
         holder = lock_holder(path)
@@ -75,7 +109,10 @@ class Run:
             return WriteError(f"run directory {printable(path)} is locked by {holder}", value=str(path),
                               hint="wait for it, or choose another `--run-dir`")  # fmt: skip
         what = "run directory" if path.is_dir() else "a file"
-        return WriteError(f"{what} {printable(path)} exists already", hint="choose another `--run-dir`, or leave it out",
+        hint = "choose another `--run-dir`, or leave it out"
+        if (path / "meta.json").is_file():
+            hint = "`--resume auto` goes on with it; or choose another `--run-dir`"
+        return WriteError(f"{what} {printable(path)} exists already", hint=hint,
                           param="--run-dir", value=str(path))  # fmt: skip
 
     def write_text(self, name: str, text: str) -> None:
@@ -89,6 +126,18 @@ class Run:
     def status(self, status: str, exit_code: int | None = None, **more: Any) -> None:
         """Write ``status.json``: running, finished, interrupted, diverged or failed."""
         self.write_json("status.json", {"status": status, "exit_code": exit_code, "time": now(), **more})
+
+    def leave(self, exit_code: int) -> None:
+        """End the process at once, from the handler of a second signal: nothing is saved, nothing is cleared up.
+
+        What is on disk is whole at every instant, worker processes leave with their parent, and a resume removes what
+        was being written.
+        """
+        with contextlib.suppress(Exception):
+            temporary = self.path / f".status.json.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+            temporary.write_text(json.dumps({"status": "interrupted", "exit_code": exit_code, "time": now()}) + "\n")
+            os.replace(temporary, self.path / "status.json")
+        os._exit(exit_code)
 
     def crash(self, error: BaseException) -> Path | None:
         """Write the traceback to ``crash.log``; None where the disk is full."""

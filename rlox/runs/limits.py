@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -31,6 +31,15 @@ class ReturnReached(Callback):
     def __init__(self, target: float) -> None:
         self.target = target
         self.reached = False
+
+    def on_training_start(self, **kwargs: Any) -> None:
+        self.reached = self.reached and getattr(kwargs.get("algo"), "continues", False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reached": self.reached}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reached = bool(state["reached"])
 
     def on_eval(self, **kwargs: Any) -> None:
         if kwargs["episode"] == kwargs["n_episodes"] and kwargs["return_mean"] >= self.target:

@@ -14,14 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import checkpoint
+from ..checkpoint.generation import Generations
+from ..checkpoint.recorded import recorded
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
-from ..errors import CheckpointError, ConfigError, DivergedError, RloxError
+from ..errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    ConfigError,
+    DivergedError,
+    NotFoundError,
+    RloxError,
+    printable,
+)
 from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
 from ..user_code import blaming
 from .directory import Run, create_run, kept_checkpoint, now
 from .meta import code, machine
+from .past import Past, values_digest
 from .plan import Plan, Target, make_plan
 from .threads import threads
 
@@ -37,12 +49,16 @@ FINAL_STREAM = "final-evaluation"
 class Launch:
     """How a run is started: what is no part of its config.
 
-    ``started`` is called with the run, and with the fields of its first line, before torch is imported; ``note``
+    ``resume`` is the run to go on with, in its folder; ``fork`` the run whose state a new one starts from; ``init_from``
+    a checkpoint whose weights it starts from. ``started`` is called with the run, and with the fields of its first line, before torch is imported; ``note``
     shows a line to the user.
     """
 
     runs_dir: str = "runs"
     run_dir: str | None = None
+    resume: Past | None = None
+    fork: Past | None = None
+    init_from: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
@@ -100,6 +116,8 @@ def train(target: Target, resolved: Resolved, launch: Launch) -> Outcome:
 
 def _make_run(plan: Plan, launch: Launch) -> Run:
     seed = plan.resolved["run.seed"]
+    if launch.resume is not None:
+        return Run.reopen(launch.resume.path)
     if launch.run_dir is not None:
         return Run.create(Path(launch.run_dir))
     return create_run(Path(launch.runs_dir), plan.target.name, plan.subject, seed, launch.name)
@@ -119,8 +137,8 @@ class _Session:
         try:
             with threads(self.plan.threads), blaming(self.plan.target.load()):
                 self._prepare()
-                self.run.status("running", started=now(), pid=os.getpid())
-                self.algo.train(self.resolved["run.steps"])
+                self.run.status("running", started=now(), pid=os.getpid(), step=self.algo.step)
+                self.algo.train(max(self.resolved["run.steps"] - self.algo.step, 0))
                 outcome = self._conclude()
         except BaseException as error:
             self._failed(error)
@@ -134,22 +152,69 @@ class _Session:
         return outcome
 
     def _prepare(self) -> None:
-        """Write what describes the run and build the algorithm; a run that cannot begin leaves nothing."""
+        """Write what describes the run and build the algorithm; a new run that cannot begin leaves nothing."""
+        past = self.launch.resume
         try:
-            self._describe()
+            if past is None or not past.meta:
+                self._describe()
             self.algo = self._build()
             self.algo.run = self.run
+            if past is not None:
+                self._go_on(past)
+            elif self.launch.fork is not None:
+                self._fork(self.launch.fork)
+            elif self.launch.init_from is not None:
+                self._init_from(self.launch.init_from)
             self._check_disk()
         except BaseException:
-            self.run.discard()
+            if past is None:
+                self.run.discard()
             raise
 
-    def _describe(self) -> None:
-        target, launch = self.plan.target, self.launch
+    def _go_on(self, past: Past) -> None:
+        """Take over the newest whole generation of the run; without one it starts over."""
+        store = Generations(self.run.path / "resume")
+        generation = store.newest()
+        if generation is None:
+            self.run.start_over()
+        else:
+            self.algo._keeper.restore(store, generation)
+            for why in self.algo.exact:
+                self.launch.note(f"exact_resume: no: {why}")
+            self.algo._to_say = []
+        if past.meta:
+            self._write_config()
+            again = {"time": now(), "argv": list(self.launch.argv), "step": self.algo.step, "git": code()[0], **machine()}
+            earlier = past.meta.get("resumed")
+            resumed = [*(earlier if isinstance(earlier, list) else []), again]
+            self.run.write_json("meta.json", {**past.meta, "resumed": resumed})
+
+    def _fork(self, past: Past) -> None:
+        """Start from the state of another run; what watched that run starts afresh."""
+        generation = Generations(past.path / "resume").newest()
+        if generation is None:
+            raise NotFoundError(f"nothing to go on from in {shortest(past.path)}", param="--resume", value=str(past.path))
+        self.algo._keeper.fork(generation)
+
+    def _init_from(self, path: str) -> None:
+        """Start from the weights of a checkpoint."""
+        state, manifest = checkpoint.load(path)
+        made_by, ours = recorded(manifest, "algorithm", str), self.algo._recorded_name()
+        if made_by != ours:
+            raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {ours}",
+                                          param="--init-from", value=path)  # fmt: skip
+        self.algo.load_weights(state)
+
+    def _write_config(self) -> None:
+        target = self.plan.target
         command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
         self.run.write_text(
             "config.toml", self.resolved.to_toml((command, f"preset: {self.resolved.preset or 'none'}"))
         )
+
+    def _describe(self) -> None:
+        target, launch = self.plan.target, self.launch
+        self._write_config()
         commit, diff = code()
         if diff:
             self.run.write_text("code.diff", diff)
@@ -162,7 +227,10 @@ class _Session:
             "started": now(),
             "name": launch.name,
             "tags": list(launch.tags),
+            "forked_from": None if launch.fork is None else str(launch.fork.path.absolute()),
+            "init_from": launch.init_from,
             "seed": self.resolved["run.seed"],
+            "values": values_digest(self.resolved, target.name),
             "preset": self.resolved.preset,
             "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},
             "dataset": None if dataset is None else {"path": dataset.source, "sha256": dataset.fingerprint()},

@@ -73,7 +73,7 @@ def test_saving_the_same_step_twice_leaves_one_entry_and_no_temporary_file(tmp_p
     callback = quiet(tmp_path)
     algo = FakeAlgorithm(callback)
     algo.train(10)
-    callback._save(10)
+    callback._save(10, "scheduled")
     assert names(tmp_path) == ["last.pt", "step_000000010.pt"] and len(callback.saved) == 1
 
 
