@@ -258,11 +258,7 @@ class Algorithm:
             Missing; damaged or unsafe; another algorithm, newer format, other spaces, parts missing.
         """
         state, manifest = checkpoint.load(path)
-        algo = cls._restore(state, manifest, env if env is not None else env_id, device, parts, path)
-        store, generation = generation_of(Path(path)) if resume else (None, None)
-        if store is not None and generation is not None:
-            algo._keeper.take(store, generation)
-        return algo
+        return cls._restore(state, manifest, env if env is not None else env_id, device, parts, path, resume)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint says about itself, as JSON-able values."""
@@ -378,6 +374,7 @@ class Algorithm:
         device: str | torch.device,
         parts: Mapping[str, Any],
         path: str | os.PathLike[str],
+        resume: bool,
     ) -> Self:
         expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
         if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
@@ -393,6 +390,9 @@ class Algorithm:
             )
         algo = cls._construct(manifest, env, device, parts)
         algo.load_state_dict(state)
+        store, generation = generation_of(Path(path)) if resume else (None, None)
+        if store is not None and generation is not None:
+            algo._keeper.take(store, generation)
         return algo
 
     @classmethod
@@ -438,6 +438,8 @@ def load_algorithm(
     cls: type[Algorithm] | None = None,
     device: str | torch.device = "auto",
     allow_nonfinite: bool = False,
+    resume: bool = False,
+    parts: Mapping[str, Any] | None = None,
 ) -> Algorithm:
     """Rebuild the algorithm in a model file, of whatever class it is.
 
@@ -451,6 +453,10 @@ def load_algorithm(
     device : str
     allow_nonfinite : bool
         Load weights that are NaN or infinite too.
+    resume : bool
+        Also take over what was saved beside the file to go on exactly, where it is there.
+    parts : mapping, optional
+        As the keywords of :meth:`Algorithm.from_checkpoint`, e.g. ``dataset``.
 
     Raises
     ------
@@ -471,4 +477,4 @@ def load_algorithm(
                 suggestions=near,
             )
         cls = spec.load_class()
-    return cls._restore(state, manifest, env, device, {}, path)
+    return cls._restore(state, manifest, env, device, parts or {}, path, resume)

@@ -99,8 +99,9 @@ def main() -> int:
 
 def undisturbed(kind: Kind, folder: Path) -> None:
     """Make the run that the others are compared with."""
-    since = time.monotonic()
     process = start(kind, folder)
+    wait_for_training(kind, folder, process)
+    since = time.monotonic()
     code = process.wait()
     assert code == 0, f"the undisturbed run ended with {code}: {(folder.parent / 'undisturbed.log').read_text()}"
     kind.seconds = time.monotonic() - since
@@ -112,13 +113,18 @@ def killed(kind: Kind, folder: Path, draw: random.Random) -> tuple[int, int]:
     kills = inside = 0
     for _ in range(draw.choice((1, 1, 2, 4))):
         process = start(kind, folder)
+        if draw.random() < 0.8:  # else at any time, start-up included
+            wait_for_training(kind, folder, process)
+            limit = kind.seconds
+        else:
+            limit = kind.seconds + 3
         try:
-            process.wait(draw.uniform(0.25, 1.0) * kind.seconds)
+            process.wait(draw.uniform(0.0, limit))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-            inside += (folder / "metrics.jsonl").exists()
+            inside += trains(kind, folder, process)
         else:
             break
     code = start(kind, folder).wait()
@@ -128,6 +134,21 @@ def killed(kind: Kind, folder: Path, draw: random.Random) -> tuple[int, int]:
     elif digest_of(kind, folder) != kind.reference or left:
         kind.wrong.append(f"{folder.name} of {kind.words[:2]} after {kills} kills: another digest, or left {left}")
     return kills, inside
+
+
+def trains(kind: Kind, folder: Path, process: subprocess.Popen[bytes]) -> bool:
+    """Say whether a process has come to its training."""
+    try:
+        status = json.loads((folder / ("pid.json" if kind.own else "status.json")).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(status.get("pid") == process.pid)
+
+
+def wait_for_training(kind: Kind, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process trains, or is over."""
+    while process.poll() is None and not trains(kind, folder, process):
+        time.sleep(0.01)
 
 
 def start(kind: Kind, folder: Path) -> subprocess.Popen[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -70,6 +72,7 @@ def own_run(folder: Path, steps: int) -> None:
     else:
         algo = SAC("Pendulum-v1", actor=OwnActor(), callbacks=saver, logger=log, net_arch=[32, 32], batch_size=32,
                    buffer_size=5000, learning_starts=100)  # fmt: skip
+    (folder / "pid.json").write_text(json.dumps({"pid": os.getpid()}))
     algo.train(steps - algo.step)
 
 
