@@ -113,7 +113,13 @@ def test_state_holds_types_that_a_calculation_depends_on():
 
     class Typed(OwnNoisy):
         def state_dict(self):
-            kept = {7: np.float32(0.1), "big": 2**100, "n": np.uint64(2**63), "nan": float("nan"), "pair": (1, "a", None)}
+            kept = {
+                7: np.float32(0.1),
+                "big": 2**100,
+                "n": np.uint64(2**63),
+                "nan": float("nan"),
+                "pair": (1, "a", None),
+            }
             return {**super().state_dict(), "kept": kept}
 
         def load_state_dict(self, state):

@@ -202,9 +202,7 @@ def test_episode_that_ends_earlier_is_found_out():
     one, two = vector_of(Shorter, 1), vector_of(Shorter, 1)
     _, states = uninterrupted(one, (6,), n_steps=7)
     Shorter.limit = 4
-    assert two.load_state_dict(states[6]) == {
-        0: "played again, its episode ends after 4 steps, it had 6 and went on"
-    }
+    assert two.load_state_dict(states[6]) == {0: "played again, its episode ends after 4 steps, it had 6 and went on"}
     assert two.state_dict()["episodes"].tolist() == [1]
 
 

@@ -1,11 +1,14 @@
 """Worker processes: the same results as in one process, and every way in which a worker can fail."""
 
+import ctypes
 import os
+import resource
 import select
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import gymnasium as gym
@@ -36,8 +39,12 @@ class Faulty(Probe):
                 os._exit(3)
             if self.fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault in ("hang", "stuck"):
+                print("on hold", flush=True)
             if self.fault == "hang":
                 select.select([], [], [])
+            if self.fault == "stuck":
+                ctypes.PyDLL(None).pause()  # in C, and no other thread of the process ever runs again
         return vector(0.0), float(os.getpid()), False, False, {}
 
 
@@ -48,6 +55,42 @@ class Signalled(Probe):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             os.kill(os.getpid(), number)
         return vector(0.0), float("torch" in sys.modules), True, False, {}
+
+
+CUE = 0.5  # an action that makes an environment fail, so that a test chooses which one does, and when
+
+
+class OnCue(Probe):
+    """Does what it is told to when it is given the cue; tells its process by its reward."""
+
+    def __init__(self, fault):
+        self.fault = fault
+        self.cue = False
+
+    def reset(self, *, seed=None, options=None):
+        if self.cue:
+            self.fail()
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.cue = action[0] == CUE
+        if self.cue and self.fault == "in reset":
+            return vector(0.0), 0.0, True, False, {}
+        obs, reward = (self.fail() or (vector(0.0), 0.0)) if self.cue else (vector(0.0), float(os.getpid()))
+        return obs, reward, False, False, {}
+
+    def fail(self):
+        if self.fault in ("raise", "in reset"):
+            raise ZeroDivisionError("inner trouble")
+        if self.fault == "hang":
+            select.select([], [], [])
+        if self.fault == "segfault":
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            ctypes.string_at(0)
+        shape = 2 if self.fault == "shape" else 1
+        return np.full(
+            shape, np.nan if self.fault == "obs" else 0, np.float32
+        ), np.nan if self.fault == "reward" else 0.0
 
 
 class Needs(Probe):
@@ -119,6 +162,30 @@ def test_bad_output_in_a_worker_reads_as_in_one_process():
     assert messages[0] == messages[1]
 
 
+@pytest.mark.parametrize("vec, fault, step, words", [
+    *((vec, *case) for vec in ("sync", "async") for case in [
+        ("raise", 6, "step raised ZeroDivisionError: inner trouble"),
+        ("in reset", 0, "reset raised ZeroDivisionError: inner trouble"),
+        ("obs", 7, "observation entry 0 is nan, must be finite"),
+        ("reward", 7, "reward is nan, must be finite"),
+        ("shape", 7, r"observation has shape \(2,\), must be \(1,\)"),
+    ]),
+    ("async", "hang", 6, r"step gave no answer within 0\.5 s, its worker was killed"),
+    ("async", "segfault", 6, r"its worker process died \(signal SIGSEGV\)"),
+])  # fmt: skip
+def test_environment_that_fails_at_any_step_is_named_with_it(vec, fault, step, words):
+    envs = vectorize(EnvSource.of(OnCue, {"fault": fault}), 3, seed=0, vec=vec, timeout_s=0.5)
+    envs.reset()
+    pids = {int(pid) for _ in range(6) for pid in envs.step(np.zeros((3, 1))).rewards}
+    episode = int(fault == "in reset")
+    with pytest.raises(EnvFailure, match=f"^environment 2, episode {episode}, step {step}: {words}") as caught:
+        envs.step(np.array([[0.0], [0.0], [CUE]]))
+    assert (caught.value.env, caught.value.exit_code) == (2, 7)
+    for pid in pids - {os.getpid()}:  # nobody is left who could hang
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 @pytest.mark.parametrize("fault, how", [("die", "exit code 3"), ("kill", "signal SIGKILL")])
 def test_worker_that_dies_is_named_with_its_exit(fault, how):
     envs = vectorize(EnvSource.of(Faulty, {"fault": fault}), 1, seed=0, vec="async")
@@ -187,10 +254,13 @@ if __name__ == "__main__":
 def run_parent(tmp_path, fault, then):
     """Start a script that starts two workers; return it and file descriptors that are readable once those left."""
     script = tmp_path / "parent.py"
-    script.write_text(textwrap.dedent(PARENT).format(tests=str(TESTS), here=str(TESTS / "envs"), fault=fault, then=then))
+    script.write_text(
+        textwrap.dedent(PARENT).format(tests=str(TESTS), here=str(TESTS / "envs"), fault=fault, then=then)
+    )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), *sys.path])}
     pipe = subprocess.PIPE
-    parent = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True, env=environ)
+    command = [sys.executable, "-W", "error", script]
+    parent = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ, start_new_session=True)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
     return parent, [os.pidfd_open(pid) for pid in pids]
@@ -203,6 +273,8 @@ def all_left(fds):
     while len(left) < len(fds):
         ready = poll.poll(30_000)
         if not ready:
+            for fd in set(fds) - left:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
             return False
         for fd, _ in ready:
             poll.unregister(fd)
@@ -214,12 +286,16 @@ def all_left(fds):
 @pytest.mark.parametrize("fault, then", [
     ("none", "sys.stdin.read()"),
     ("hang", "envs.step(np.zeros((2, 1)))"),
+    ("stuck", "envs.step(np.zeros((2, 1)))"),
 ])  # fmt: skip
 def test_workers_leave_when_their_parent_is_killed(tmp_path, fault, then):
     parent, fds = run_parent(tmp_path, fault, then)
+    if fault != "none":
+        assert [parent.stdout.readline() for _ in fds] == ["on hold\n"] * 2
     parent.kill()
-    parent.communicate()
+    parent.wait()
     assert all_left(fds)
+    parent.communicate()
 
 
 @pytest.mark.parametrize("then", ["pass", "raise SystemExit(0)", "del envs; sys.exit(0)"])
@@ -227,4 +303,36 @@ def test_parent_that_ends_without_close_takes_its_workers_along(tmp_path, then):
     parent, fds = run_parent(tmp_path, "none", then)
     parent.communicate()
     assert parent.returncode == 0
+    assert all_left(fds)
+
+
+def test_workers_outlive_the_thread_that_started_them():
+    made = []
+    starter = threading.Thread(target=lambda: made.append(vectorize(EnvSource.of(Noisy), 1, seed=0, vec="async")))
+    starter.start()
+    starter.join()
+    with made[0] as envs:
+        play(envs, 3)
+
+
+SERVES = """
+    import signal
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    print("ready", flush=True)
+    sys.stdin.read()
+    assert envs.step(np.zeros((2, 1))).rewards.tolist() == pids
+    vectorize(EnvSource.of(Faulty, {"fault": "none"}), 1, seed=0, vec="async").close()
+    envs.close()
+    print("served", flush=True)
+"""
+
+
+def test_signals_to_the_whole_group_leave_workers_serving_until_the_parent_closes(tmp_path):
+    parent, fds = run_parent(tmp_path, "none", SERVES.strip())
+    assert parent.stdout.readline() == "ready\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        os.killpg(parent.pid, number)
+    out, _ = parent.communicate()
+    assert (out, parent.returncode) == ("served\n", 0)
     assert all_left(fds)
