@@ -11,6 +11,7 @@
     ├── CheckpointError              4  a checkpoint is damaged or unsafe
     │   ├── CheckpointNotFoundError  3
     │   └── CheckpointMismatchError  5  newer format, other spaces, parts of the user's own
+    ├── RunError                     4  a run directory is damaged
     ├── NotFoundError                3  a file, module or run that is not there
     ├── WriteError                   6  cannot write: permission, full disk, exists, locked
     ├── DivergedError                7  a loss, gradient or parameter became NaN or infinite
@@ -144,6 +145,13 @@ class CheckpointMismatchError(CheckpointError):
 
     exit_code = 5
     kind = "incompatible"
+
+
+class RunError(RloxError):
+    """A run directory is damaged."""
+
+    exit_code = 4
+    kind = "bad_data"
 
 
 class WriteError(RloxError):

@@ -22,6 +22,7 @@ CODES = {
     "CheckpointError": 4,
     "CheckpointNotFoundError": 3,
     "CheckpointMismatchError": 5,
+    "RunError": 4,
     "WriteError": 6,
     "DivergedError": 7,
     "MissingDependencyError": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -92,6 +93,27 @@ def test_a_run_that_is_let_go_has_no_holder(make):
     run.close()
     assert lock_holder(run.path) is None
     assert lock_holder(Path("nowhere")) is None
+
+
+def test_whoever_asks_for_the_holder_is_not_taken_for_one(make):
+    run = make()
+    run.close()
+    asking = os.open(run.path / "run.lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)  # what another process does in the same instant
+    assert lock_holder(run.path) is None
+    os.close(asking)
+
+
+def test_a_run_that_may_only_be_read_can_be_asked_for_its_holder(make, monkeypatch):
+    run, opened = make(), os.open
+
+    def read_only(path, flags, *mode, **more):
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert (lock_holder(run.path) or "").startswith(f"pid {os.getpid()} since")
 
 
 def test_status_is_always_whole_json(make):

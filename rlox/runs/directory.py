@@ -215,13 +215,17 @@ def kept_checkpoint(run: Path) -> Path | None:
 
 
 def lock_holder(path: Path) -> str | None:
-    """Return ``pid N since T`` when a living process holds a run directory."""
+    """Return ``pid N since T`` when a living process holds a run directory.
+
+    Asking takes a shared lock on a file opened for reading, so that two who ask at the same time see no holder in each
+    other, and a run of somebody else's can be asked about.
+    """
     try:
-        fd = os.open(path / "run.lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             return None
