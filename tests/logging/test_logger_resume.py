@@ -241,6 +241,17 @@ def test_only_the_first_opening_goes_back(tmp_path):
     assert steps_of(tmp_path) == (expected, expected, expected)
 
 
+def test_a_later_opening_keeps_what_another_logger_added_in_between(tmp_path):
+    loggers = opened(three(tmp_path)[:2])
+    log(loggers, 1, 30)
+    again = opened(three(tmp_path)[:2], loggers.state_dict())
+    again.close()
+    log(opened(three(tmp_path)[:2]), 31, 39)
+    added = contents(tmp_path)
+    again.open()
+    assert contents(tmp_path) == added
+
+
 def test_loggers_that_never_opened_have_no_state_and_continue_a_file(tmp_path):
     loggers = LoggerList(three(tmp_path))
     state = loggers.state_dict()
