@@ -92,6 +92,8 @@ class AdaptedVectorEnv(VectorEnv):
         taken = self._take(actions).reshape(self.n_envs, *self.act_space.shape)
         raw, reward, term, trunc, infos = self._call(lambda: self._env.step(taken))
         self._calls += 1
+        if self._calls == 1:
+            self._check_contained(raw)
         valid = ~self._ended if self.mode is AutoresetMode.NEXT_STEP else np.ones(self.n_envs, np.bool_)
         terminated = np.array(term, np.bool_) & valid
         truncated = np.array(trunc, np.bool_) & valid & ~terminated  # both flags: terminated wins

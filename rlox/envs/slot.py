@@ -81,7 +81,9 @@ class Slot:
         self._obs_space = obs_space
         self._discrete = act_space.discrete
         self._shape = act_space.shape
-        self._trusted = False  # becomes True once one step was checked against the spaces in full
+        # Becomes True once one step was checked against the spaces in full. Later ones are checked for structure, shape,
+        # dtype and NaN only: sound environments leave their bounds now and then, BipedalWalker's hull angle when it falls.
+        self._trusted = False
 
     def reset(self) -> Float32:
         """Start episode number ``self.episode`` with its own seed and return its first observation, encoded."""

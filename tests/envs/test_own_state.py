@@ -1,5 +1,7 @@
 """Environments that say and take their own state: used where it is whole, and where it is not the episode is replayed."""
 
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from probes import Echo, Noisy, Probe, vector
 
 from rlox.checkpoint.tensors import plain
 from rlox.envs import EnvFailure, EnvSource, vectorize
+from rlox.envs.watchdog import no_hanging
 
 
 class OwnNoisy(Noisy):
@@ -252,8 +255,6 @@ def test_damaged_state_starts_a_fresh_episode():
 
 class SlowToSay(Probe):
     def state_dict(self):
-        import threading
-
         threading.Event().wait()
 
     def load_state_dict(self, state):
@@ -264,6 +265,16 @@ def test_state_dict_that_hangs_in_a_worker_is_ended_and_named():
     envs = vectorize(EnvSource.of(SlowToSay), 1, seed=4, vec="async", timeout_s=0.5)
     envs.reset()
     with pytest.raises(EnvFailure, match=r"environment 0, episode 0, step 0: state_dict gave no answer within 0\.5 s"):
+        envs.state_dict()
+
+
+def test_state_dict_that_hangs_in_this_process_is_ended_and_named():
+    envs = vectorize(EnvSource.of(SlowToSay), 1, seed=4)
+    envs.reset()
+    with (
+        no_hanging(0.2),
+        pytest.raises(EnvFailure, match=r"step 0: state_dict gave no answer within 0\.2 s"),
+    ):
         envs.state_dict()
 
 

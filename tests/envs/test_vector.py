@@ -261,6 +261,17 @@ def test_reset_that_raises_or_returns_no_pair():
             vectorize(EnvSource.of(Bad), 1, seed=0).reset()
 
 
+def test_first_step_of_a_foreign_vector_environment_is_checked_against_the_spaces():
+    envs = adapt(GymSync([lambda: Faulty(("obs", vector(11.0)), 1)] * 2, autoreset_mode=AutoresetMode.DISABLED), 0)
+    with pytest.raises(EnvFailure, match=r"vector step 1: observation entry 0 is .*, outside its space"):
+        rollout(envs, 1)
+
+
+def test_observation_may_leave_its_bounds_once_the_environment_was_checked():
+    envs = vectorize(EnvSource.of(Faulty, {"fault": ("obs", vector(11.0)), "at": 3}), 1, seed=0)
+    assert rollout(envs, 3)[1][-1].next_obs[0, 0] == 11
+
+
 @pytest.mark.parametrize("fault, words", [
     (("obs", vector(NAN)), "environment 0, vector step 2: observation entry 0 is nan"),
     (("reward", NAN), "environment 0, vector step 2: reward is nan"),
