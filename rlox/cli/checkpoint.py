@@ -1,22 +1,35 @@
-"""``rlox checkpoint``: look at checkpoints and check them, without torch and without running anything in them."""
+"""``rlox checkpoint``: look at checkpoints, check them, compare two of them, thin out those of a run.
+
+Nothing in a checkpoint is run; all but ``diff`` do without torch.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..errors import RloxError, printable
-from ..files import human_bytes
+from ..config.fields import option, options_of
+from ..config.sections import Section
+from ..errors import CheckError, ConfigError, RloxError, printable
+from ..files import human_bytes, shortest
 from ._commands import Command, Group
-from ._options import Argument, Flag
-from ._output import current
+from ._options import Argument, Flag, flag, typed
+from ._output import current, is_terminal
 from ._policy import as_table, space_words
 
-_HELP = """Look at checkpoints and check them. Nothing in them is run, and torch is not imported.
+if TYPE_CHECKING:
+    from ..runs.pruning import Pruning
+
+_HELP = """Look at checkpoints, check them, compare them, thin them out. Nothing in them is run.
 
 Examples:
   rlox checkpoint info checkpoints/best.pt
   rlox checkpoint verify checkpoints/*.pt
+  rlox checkpoint diff checkpoints/best.pt checkpoints/last.pt
+  rlox checkpoint prune runs/sac/Pendulum-v1/NAME --dry-run
 """
 _INFO = """Show what is in a checkpoint: algorithm, environment, config, step, versions.
 
@@ -31,7 +44,37 @@ Examples:
   rlox checkpoint verify checkpoints/best.pt
   rlox checkpoint verify checkpoints/*.pt && echo sound
 """
+_DIFF = """Compare two checkpoints: config, counters, and each tensor's largest difference. Exit code 9 when they differ.
+
+Versions, machine and date are not compared.
+
+Examples:
+  rlox checkpoint diff checkpoints/best.pt checkpoints/last.pt
+  rlox checkpoint diff a.pt b.pt --atol 1e-6 && echo the same
+"""
+_PRUNE = """Delete old step_*.pt of a run. What best.pt and last.pt are, and the state to go on from, is never deleted.
+
+Examples:
+  rlox checkpoint prune runs/sac/Pendulum-v1/NAME --dry-run
+  rlox checkpoint prune runs/sac/Pendulum-v1/NAME --keep-last 1 --keep-every 100000 --yes
+"""
 _CODES = (0, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions(Section):
+    """The flags of ``rlox checkpoint diff``."""
+
+    atol: float = option(0.0, "Floats may differ by this much", panel="Run", ge=0)
+    rtol: float = option(0.0, "Floats may differ by this share of those in B", panel="Run", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(Section):
+    """The flags of ``rlox checkpoint prune``."""
+
+    keep_last: int = option(3, "Keep so many of the newest", panel="Run", ge=0)
+    keep_every: int | None = option(None, "Keep those whose step is a multiple of this too", panel="Run", ge=1)
 
 
 def build() -> Group:
@@ -39,6 +82,8 @@ def build() -> Group:
     commands = {
         "info": ("Show what is in a checkpoint", _info_command),
         "verify": ("Check that checkpoints are whole and safe", _verify_command),
+        "diff": ("Compare two checkpoints", _diff_command),
+        "prune": ("Delete old checkpoints of a run", _prune_command),
     }
     return Group("checkpoint", commands, help=_HELP)
 
@@ -59,6 +104,25 @@ def _info_command() -> Command:
 def _verify_command() -> Command:
     params = [Argument("paths", metavar="PATH", many=True, help="Checkpoint files")]
     return Command("verify", help=_VERIFY, callback=_verify, codes=_CODES, params=params)
+
+
+def _diff_command() -> Command:
+    params = [
+        Argument("a", help="Checkpoint file"),
+        Argument("b", help="Checkpoint file"),
+        *(flag(o) for o in options_of(DiffOptions)),
+    ]
+    return Command("diff", help=_DIFF, callback=_diff, codes=(*_CODES, 9), params=params)
+
+
+def _prune_command() -> Command:
+    params = [
+        Argument("run", help="Run directory, or its checkpoints"),
+        *(flag(o) for o in options_of(PruneOptions)),
+        Flag("--dry-run", help="Show what would be deleted", switch=True, panel="Run"),
+        Flag("--yes", help="Do not ask", switch=True, panel="Run"),
+    ]
+    return Command("prune", help=_PRUNE, callback=_prune, codes=(0, 2, 3, 6), params=params)
 
 
 def _info(path: str, tensors: bool | None) -> None:
@@ -119,3 +183,58 @@ def _verify(paths: tuple[str, ...]) -> None:
     out.table(["path", "ok", "detail"], rows, name="checkpoints")
     if errors:
         raise errors[0]
+
+
+def _diff(a: str, b: str, **given: Any) -> None:
+    options: DiffOptions = typed(DiffOptions, given)
+    from ..runs.threads import start_torch
+
+    start_torch()
+    from ..checkpoint.compare import compare
+
+    out = current()
+    found = compare(a, b, atol=options.atol, rtol=options.rtol)
+    values = [("config", v.key, v.a, v.b) for v in found.config] + [("counter", v.key, v.a, v.b) for v in found.counters]
+    out.record({"a": a, "b": b, "equal": found.equal, "n_tensors": found.n_tensors})
+    if values or out.json:
+        out.line("")
+        out.table(["what", "key", "a", "b"], values, name="values")
+    if found.tensors or out.json:
+        columns = ["name", "a", "b", "max_difference", "n_different"]
+        out.line("")
+        out.table(columns, [[getattr(t, c) for c in columns] for t in found.tensors], name="tensors")
+    if not found.equal:
+        raise CheckError(f"{printable(a)} and {printable(b)} differ: {found.summary()}", value=b)
+
+
+def _prune(run: str, dry_run: bool | None, yes: bool | None, **given: Any) -> None:
+    options: PruneOptions = typed(PruneOptions, given)
+    from ..runs.pruning import held, plan_pruning, prune
+
+    out = current()
+    pruning = plan_pruning(run, options.keep_last, options.keep_every)
+    with held(pruning.run):  # a run in use is left alone, whatever is asked for
+        pass
+    delete = bool(pruning.deleted) and not dry_run and (bool(yes) or _confirmed(pruning))
+    if delete:
+        prune(pruning)
+    n = len(pruning.deleted)
+    out.record({"run": shortest(pruning.run), "n_kept": len(pruning.files) - n, "n_deleted": n if delete else 0,
+                "bytes": pruning.bytes if delete else 0})  # fmt: skip
+    done = "deleted" if delete else "would be deleted"
+    rows = [[file.path.name, file.step, file.bytes, "kept" if file.kept else done] for file in pruning.files]
+    if rows or out.json:
+        out.line("")
+        out.table(["file", "step", "bytes", "what"], rows, name="files")
+
+
+def _confirmed(pruning: Pruning) -> bool:
+    """Ask on a terminal whether to delete; without one ``--yes`` is needed."""
+    n, run = len(pruning.deleted), printable(shortest(pruning.run))
+    what = f"{n} checkpoint{'s' * (n != 1)} of {run} ({human_bytes(pruning.bytes)})"
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        command = printable(shlex.join([*current().argv, "--yes"]), 500)
+        raise ConfigError(f"deleting {what} needs --yes", hint=f"`{command}`", param="--yes")
+    sys.stderr.write(f"delete {what}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -65,9 +65,10 @@ def spawn(*argv: object, cwd: Path | None = None, **extra: str) -> Ran:
     return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
-def spawn_on_terminal(*argv: object, cwd: Path | None = None, **extra: str) -> Ran:
-    """Run a command with stdout and stderr on a terminal; ``out`` has both."""
+def spawn_on_terminal(*argv: object, cwd: Path | None = None, typed: bytes = b"", **extra: str) -> Ran:
+    """Run a command on a terminal, with what its user types; ``out`` has stdout and stderr."""
     master, slave = pty.openpty()
+    os.write(master, typed)
     command = [sys.executable, "-m", "rlox", *map(str, argv)]
     process = subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, cwd=cwd, env=environment(**extra))
     os.close(slave)
