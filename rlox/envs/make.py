@@ -9,7 +9,8 @@ from ..seeding import check_seed
 from .adapt import adapt
 from .slot import EpisodePlan
 from .source import EnvSource
-from .vector import SyncVectorEnv, VectorEnv
+from .sync import SyncVectorEnv
+from .vector import VectorEnv
 from .workers import MAX_TIMEOUT_S, AsyncVectorEnv
 
 VEC = ("sync", "async")
