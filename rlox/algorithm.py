@@ -87,6 +87,7 @@ class Algorithm:
         self.torn = False  # an exception ended the last training, maybe between two steps
         self.continues = False  # the next training goes on with one that was cut off
         self.stopping = False  # a callback voted to stop
+        self.elapsed_s = 0.0  # seconds of training up to the last log row, those before a resume included
         self.boundary = Boundary()
         self.exact: list[str] = []
         self._keeper = Keeper(self)
@@ -317,6 +318,7 @@ class Algorithm:
             "total_steps": self.total_steps,
             "reason": self.reason,
             "stopping": self.stopping,
+            "elapsed_s": self.elapsed_s,
             "exact": list(self.exact),
             "metrics": figures,
             "callbacks": self.callbacks.state_dict(),
@@ -327,7 +329,7 @@ class Algorithm:
         """Take over a state from :meth:`resume_state`."""
         self.total_steps, self.reason = int(state["total_steps"]), state["reason"]
         self.continues = self.reason not in ("finished", "stopped")
-        self.stopping = bool(state["stopping"])
+        self.stopping, self.elapsed_s = bool(state["stopping"]), float(state["elapsed_s"])
         self.exact += [why for why in state["exact"] if why not in self.exact]
         self.metrics.put(state["metrics"])
         for watchers, saved in ((self.callbacks, state["callbacks"]), (self.loggers, state["loggers"])):

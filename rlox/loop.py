@@ -334,15 +334,18 @@ class _Rate:
 
     def __init__(self, step: int, end: int) -> None:
         self.first_step, self.end, self.since = step, end, monotonic()
+        self._counted = 0.0  # seconds that the algorithm's own count has already
 
     def log_metrics(self, algo: Any) -> Metrics:
         elapsed = max(monotonic() - self.since, 1e-9)
         per_second = (algo.step - self.first_step) / elapsed
+        algo.elapsed_s += elapsed - self._counted
+        self._counted = elapsed
         shown = Metrics(algo.metrics.values_by_name())
         shown.put({
             "n_updates": float(algo.n_updates),
             "steps_per_second": per_second,
-            "time_elapsed_s": elapsed,
+            "time_elapsed_s": algo.elapsed_s,
             "time_left_s": max(self.end - algo.step, 0) / per_second if per_second else float("nan"),
             **algo.phases.metrics(),
         })  # fmt: skip

@@ -129,8 +129,8 @@ class CheckpointCallback(Callback):
     def _resumes(self) -> bool:
         if self.resume is not None:
             return self.resume
-        run = getattr(self._algo, "run", None)
-        return run is not None and hasattr(self._algo, "boundary") and self._folder() == Path(run.checkpoints)
+        own = getattr(getattr(self._algo, "run", None), "checkpoints", None)
+        return own is not None and hasattr(self._algo, "boundary") and self._folder() == Path(own)
 
     def _now(self, step: int) -> tuple[int, Any]:
         return step, getattr(self._algo, "n_updates", None)

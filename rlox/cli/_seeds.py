@@ -131,6 +131,20 @@ def _report(jobs: list[Job], given: dict[str, Any]) -> None:
         _summarise(scores)
 
 
+def _summarise(scores: list[float]) -> None:
+    """Show what the last evaluations come to over the runs, as ``rlox runs compare`` does."""
+    from ..runs.statistics import LEVEL, summarize
+
+    out, found = current(), summarize([scores])
+    figures = {"metric": "eval/return_mean", "n_runs": found.n, "mean": found.mean, "std": found.std, "iqm": found.iqm,
+               "iqm_low": found.low, "iqm_high": found.high, "level": LEVEL}  # fmt: skip
+    if out.json:
+        out.data(summary=figures)
+    else:
+        out.line("")
+        out.record(figures)
+
+
 def _why(job: Job) -> str:
     with contextlib.suppress(ValueError, AttributeError):
         error = json.loads(job.said).get("error")

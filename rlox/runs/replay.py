@@ -17,7 +17,7 @@ from ..data.d4rl import open_dataset
 from ..errors import CheckpointMismatchError, ConfigError, printable
 from ..resume import generation_of
 
-WATCHERS = ("callbacks", "loggers")  # they are not there in a replay
+ASIDE = ("callbacks", "loggers", "elapsed_s")  # what watches is not there in a replay, and no two take the same time
 
 
 def replay(
@@ -78,7 +78,7 @@ def replay(
 
 def _state(algo: Algorithm) -> dict[str, Any]:
     ring = algo._ring()
-    rest = {name: value for name, value in algo.resume_state().items() if name not in WATCHERS}
+    rest = {name: value for name, value in algo.resume_state().items() if name not in ASIDE}
     return {**algo.state_dict(), **rest, "buffer_rows": None if ring is None else ring.state_dict()}
 
 

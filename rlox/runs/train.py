@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint
 from ..checkpoint.generation import Generations
-from ..checkpoint.recorded import recorded
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
 from ..errors import (
@@ -198,6 +197,8 @@ class _Session:
 
     def _init_from(self, path: str) -> None:
         """Start from the weights of a checkpoint."""
+        from ..checkpoint.recorded import recorded  # imports gymnasium, which commands that only look do without
+
         state, manifest = checkpoint.load(path)
         made_by, ours = recorded(manifest, "algorithm", str), self.algo._recorded_name()
         if made_by != ours:
@@ -232,6 +233,7 @@ class _Session:
             "seed": self.resolved["run.seed"],
             "values": values_digest(self.resolved, target.name),
             "preset": self.resolved.preset,
+            "origins": {key: value.origin for key, value in self.resolved.values.items()},
             "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},
             "dataset": None if dataset is None else {"path": dataset.source, "sha256": dataset.fingerprint()},
             "best_by": "evaluation" if self.plan.eval_source is not None else "none",
@@ -345,6 +347,12 @@ class _Session:
         evaluated = f"best.pt, {n} fresh episode{'s' if n > 1 else ''}"
         return {"evaluated": evaluated, "return_mean": found.return_mean, "return_std": found.return_std, "n_episodes": n}
 
+    def _reached(self) -> dict[str, int]:
+        """Return how far the run is: as its earlier process left it, until that was taken over."""
+        before = {} if self.launch.resume is None else self.launch.resume.status
+        names = ("step", "n_updates")
+        return {name: max(getattr(self.algo, name, 0), int(before.get(name) or 0)) for name in names}
+
     def _failed(self, error: BaseException) -> None:
         """Write the status of a run that ended in an exception, and say what is left of it."""
         if not self.run.path.is_dir():
@@ -356,8 +364,7 @@ class _Session:
             "algorithm": self.plan.target.name,
             "run": shortest(self.run.path),
             "reason": status,
-            "step": getattr(self.algo, "step", 0),
-            "n_updates": getattr(self.algo, "n_updates", 0),
+            **self._reached(),
         }
         if isinstance(error, Exception):
             known["error"] = f"{type(error).__name__}: {error}"

@@ -33,6 +33,11 @@ OWN_TESTS = {
     "--progress": "test_progress", "--video": "test_video", "--device": "test_device", "--threads": "test_threads",
     "--max-memory": "test_max_memory", "--vec": "test_vec", "--env-timeout": "test_env_timeout",
 }  # fmt: skip
+# Flags with a test in another file.
+ELSEWHERE = {
+    "--resume": "test_resume_command", "--fork": "test_resume_command", "--init-from": "test_resume_command",
+    "--save-buffer": "test_resume_command", "--seeds": "test_seeds_command", "--jobs": "test_seeds_command",
+}  # fmt: skip
 COMMON = {"--help", "--json", "--quiet", "--verbose", "--debug", "--color"}  # tested with the command tree
 
 
@@ -61,7 +66,9 @@ def last() -> str:
 
 def test_every_option_in_the_help_has_a_test(capsys):
     shown = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run(capsys, "train", "sac", "--help").out, re.MULTILINE)
-    assert set(shown) | COMMON == set(PARAMETERS) | set(OWN_TESTS) | COMMON
+    assert set(shown) | COMMON == set(PARAMETERS) | set(OWN_TESTS) | set(ELSEWHERE) | COMMON
+    for flag, module in ELSEWHERE.items():
+        assert flag.removeprefix("--") in (Path(__file__).parent / f"{module}.py").read_text(), flag
     for name in OWN_TESTS.values():
         assert any(test.startswith(name) for test in globals()), name
 

@@ -34,7 +34,7 @@ def generation_state(generation: Generation) -> dict[str, Any]:
     """Return all that a generation holds, positions in log files aside."""
     model, _ = checkpoint.load(generation.path("model"), allow_nonfinite=True)
     state, _ = checkpoint.load(generation.path("state"), allow_nonfinite=True)
-    state.pop("loggers")
+    del state["loggers"], state["elapsed_s"]
     blocks = {
         name: np.fromfile(generation.path(name), np.uint8)
         for name in generation.parts
