@@ -31,9 +31,13 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         while not at.exists() and at != at.parent:
             missing.append(at)
             at = at.parent
-        folder.mkdir(parents=True, exist_ok=True)
+        if missing:
+            fsync_entry(at)  # a process may have been killed after it made this one
+        elif not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Is a file, not a folder")
         for made in reversed(missing):
-            fsync_folder(made.parent)
+            made.mkdir(exist_ok=True)
+            fsync_entry(made)  # before anything is made inside: so all above a folder are durable
     except (OSError, ValueError) as error:
         raise write_error(folder, error) from error
     return folder
@@ -59,6 +63,12 @@ def fsync_folder(folder: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def fsync_entry(path: str | os.PathLike[str]) -> None:
+    """Make the name of a file or folder durable in the folder that holds it, where that may be read."""
+    with contextlib.suppress(PermissionError):  # such as the parent of a user's home
+        fsync_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def write_new(

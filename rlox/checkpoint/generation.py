@@ -18,12 +18,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import CheckpointError, CheckpointMismatchError, printable
-from ..files import atomic_write, fsync_folder, make_folder, remove_temporaries, write_error, write_new
+from ..files import atomic_write, fsync_entry, fsync_folder, make_folder, remove_temporaries, write_error, write_new
 from . import listing
 from .archive import DIGEST_BYTES, hash_file
 from .listing import Part
@@ -121,7 +122,7 @@ class Generations:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._known: Generation | None = None  # the last one that was committed or found here
-        self._durable = False  # whether the folder's own entry is, as far as this object knows
+        self._prepared = False  # whether the folder is there and durable, as far as this object knows
 
     def commit(
         self, info: Mapping[str, Any], parts: Mapping[str, Callable[[IO[bytes]], object] | None]
@@ -148,15 +149,15 @@ class Generations:
         new: list[Path] = []
         text = b""
         try:
-            self._make_folder()
+            self._prepare(before)
             number = max(self._numbers(), default=0) + 1
             for name, write in parts.items():
                 if write is not None:
                     made[name] = self._write(name, number, write, new)
             text = listing.encode(number, self._with_digest(info, made), made)
-            _put(self.folder / f"generation-{number:09d}.json", lambda file: file.write(text), new)
+            _put(self.folder / _list_file(number), partial(_write, text), new)
             fsync_folder(self.folder)
-            atomic_write(self.folder / MANIFEST, lambda file: file.write(text))
+            atomic_write(self.folder / MANIFEST, partial(_write, text))
         except BaseException as error:
             if not self._is_committed(text):
                 _remove(new)
@@ -241,11 +242,11 @@ class Generations:
                 yield committed
         for number in sorted(self._numbers(lists=True), reverse=True):
             if committed is None or number < committed.number:
-                generation = self._listed(f"generation-{number:09d}.json", damage)
+                generation = self._listed(_list_file(number), damage)
                 if generation is not None and generation.number == number:
                     yield generation
                 elif generation is not None:
-                    damage.append(f"generation-{number:09d}.json lists generation {generation.number}")
+                    damage.append(f"{_list_file(number)} lists generation {generation.number}")
 
     def _listed(self, name: str, damage: list[str]) -> Generation | None:
         try:
@@ -279,12 +280,19 @@ class Generations:
             if number is not None:
                 yield number
 
-    def _make_folder(self) -> None:
+    def _prepare(self, before: Generation | None) -> None:
+        """Make certain, once, what a process that was killed may have left half done."""
+        if self._prepared:
+            return
         if not self.folder.is_dir():
             make_folder(self.folder)
-        elif not self._durable:  # a process may have been killed after it made the folder
-            fsync_folder(self.folder.parent)
-        self._durable = True
+        else:
+            fsync_entry(self.folder)
+        if before is not None and self._listed(MANIFEST, []) is None:  # it was killed in its first commit
+            text = listing.encode(before.number, before.info, before.parts)
+            for name in (_list_file(before.number), MANIFEST):
+                atomic_write(self.folder / name, partial(_write, text))
+        self._prepared = True
 
     def _carried(self, name: str) -> Part:
         """Return the part of the last known generation, after a look whether its file is there."""
@@ -333,7 +341,7 @@ class Generations:
         kept = set()
         for generation in generations:
             if generation is not None:
-                kept |= {f"generation-{generation.number:09d}.json", *(p.file for p in generation.parts.values())}
+                kept |= {_list_file(generation.number), *(p.file for p in generation.parts.values())}
         with contextlib.suppress(OSError):
             names = [n for n in os.listdir(self.folder) if _LIST.fullmatch(n) or listing.is_part_file(n) is not None]
             _remove(self.folder / name for name in names if name not in kept)
@@ -351,6 +359,14 @@ def folder_of(path: str | os.PathLike[str]) -> Path:
     if parent.name == "checkpoints" and any((run / name).exists() for name in ("meta.json", "run.lock")):
         return run / "resume"
     return path.parent / f"{path.name if path.suffix == '.resume' else path.stem}.resume"
+
+
+def _list_file(number: int) -> str:
+    return f"generation-{number:09d}.json"
+
+
+def _write(data: bytes, file: IO[bytes]) -> None:
+    file.write(data)
 
 
 def _put(path: Path, write: Callable[[IO[bytes]], object], new: list[Path]) -> None:

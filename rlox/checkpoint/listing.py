@@ -107,14 +107,16 @@ def regular_file(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     except OSError as error:
         reason = {errno.ENOENT: "is missing", errno.ELOOP: "is a link, not a file"}.get(error.errno or 0)
         raise CheckpointError(f"{path.name} {reason or f'cannot be read: {error.strerror}'}") from error
-    with os.fdopen(fd, "rb") as file:
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path.name} is not a regular file")
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path.name} is not a regular file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
             yield file, status.st_size
-        except OSError as error:
-            raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
 
 
 def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Part]]:
