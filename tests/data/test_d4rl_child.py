@@ -1,5 +1,6 @@
 """The checking process: limits, deadlines, mutated files, and that every chunk is read exactly once."""
 
+import json
 import os
 import random
 import subprocess
@@ -101,6 +102,24 @@ def test_hanging_child_is_killed_at_the_deadline(plain, monkeypatch):
 def test_crashing_child_is_an_invalid_file(plain, monkeypatch):
     fake_child(monkeypatch, "os.kill(os.getpid(), 11)")
     with Reader(plain, 10**6) as open_file, pytest.raises(DatasetError, match=r"invalid: .*crashed \(signal 11\)"):
+        open_file.structure()
+
+
+def test_a_file_that_makes_hdf5_spin_is_found_by_the_limit_on_processor_time(plain, monkeypatch):
+    requests = []
+    real = Reader.__enter__
+
+    def enter(self):
+        opened = real(self)
+        requests.append(json.loads(opened._process.args[-1]))
+        return opened
+
+    monkeypatch.setattr(Reader, "__enter__", enter)
+    describe(plain)
+    assert requests[0]["cpu_s"] < time_limit(plain.stat().st_size)
+    monkeypatch.setattr(Reader, "__enter__", real)
+    fake_child(monkeypatch, "import signal\nos.kill(os.getpid(), signal.SIGXCPU)")
+    with Reader(plain, 10**6) as open_file, pytest.raises(DatasetError, match="invalid: checking it took longer than 5 s"):
         open_file.structure()
 
 

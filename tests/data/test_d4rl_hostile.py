@@ -212,6 +212,26 @@ def test_declared_size_without_any_stored_byte_is_refused(tmp_path):
     assert "stores none" in refusal(path).message
 
 
+def test_rows_that_all_columns_declare_and_hardly_any_chunk_stores_are_refused(tmp_path):
+    rows = 10**7
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for key, width in (("observations", (3,)), ("actions", (2,)), ("rewards", ()), ("terminals", ())):
+            data = file.create_dataset(key, (rows, *width), "f4", chunks=(4096, *width), compression="gzip")
+            data[:4096] = data[-5:] = 1
+    assert path.stat().st_size < 20_000
+    assert "/actions declares 80000000 bytes and stores " in refusal(path).message
+
+
+def test_a_column_of_zeros_that_compresses_a_thousand_times_is_no_bomb(tmp_path):
+    rows = 17 * 10**6
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("zeros", data=np.zeros(rows, "f4"), chunks=(2**20,), compression="gzip", compression_opts=9)
+    assert 64 << 20 < 4 * rows < 1100 * path.stat().st_size
+    assert "zeros" in describe(path)["problem"]  # it is looked at, and no column
+
+
 def test_chunk_bomb_is_refused(tmp_path):
     path = write_good(tmp_path / "a.h5", observations=None)
     with h5py.File(path, "a") as file:
@@ -315,6 +335,17 @@ def test_unknown_filter_is_a_missing_dependency_with_its_number(tmp_path):
     error = refusal(path, code=8)
     assert isinstance(error, MissingDependencyError)
     assert "32015" in error.message
+
+
+def test_what_a_decoder_leaves_unwritten_is_zero_and_no_memory_of_the_process(tmp_path):
+    path = write_good(tmp_path / "a.h5", n=400, observations=None)
+    with h5py.File(path, "a") as file:
+        data = file.create_dataset("observations", (400, 3), "f4", chunks=(100, 3), compression="lzf")
+        for row in range(0, 400, 100):
+            data.id.write_direct_chunk((row, 0), b"\x03" + np.float32(2.5).tobytes())  # one number of three hundred
+    for _ in range(2):
+        obs = open_dataset(path).obs
+        assert (obs[::100, 0] == 2.5).all() and np.count_nonzero(obs) == 4
 
 
 # Names from strangers

@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,26 +41,24 @@ class Opener:
     def __init__(self, folder: Path, canary: Path) -> None:
         self.folder, self.canary = folder, canary
         self.process: subprocess.Popen[bytes] | None = None
-        self.peak_kib = 0
+        self.peaks_kib = [0, 0]  # of the opening process, of the processes that it starts
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Have one file opened and return the answer, with ``seconds``."""
+        """Have one file opened, and return the answer."""
         if self.process is None:
             self._start()
             self.ask({**request, "path": request["sound"]})  # what is imported late is imported now
         assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
-        started = time.monotonic()
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
         ready = select.select([self.process.stdout], [], [], LOST_S)[0]
         line = self.process.stdout.readline() if ready else b""
-        seconds = time.monotonic() - started
         if not line:
             how = "crashed" if ready else "hangs"
             self.close()
-            return {"outcome": how, "message": f"the opening process {how}", "seen": [], "seconds": seconds}
-        answer = {**json.loads(line), "seconds": seconds}
-        self.peak_kib = max(self.peak_kib, answer.pop("peak_kib"))
+            return {"outcome": how, "message": f"the opening process {how}", "seen": [], "seconds": 0.0}
+        answer: dict[str, Any] = json.loads(line)
+        self.peaks_kib = list(map(max, self.peaks_kib, answer.pop("peaks_kib")))
         return answer
 
     def close(self) -> None:
@@ -84,12 +81,13 @@ class Report:
     """What came of the files of one kind."""
 
     kind: str
+    limit_s: float = LIMIT_S
     outcomes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     refusals: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     slowest: float = 0.0
     n: int = 0
-    peak_mib: float = 0.0
+    peaks_mib: tuple[float, ...] = (0.0, 0.0)
 
     def add(self, number: int, family: str, answer: dict[str, Any]) -> bool:
         """Count one file; return whether anything was wrong with it."""
@@ -101,7 +99,7 @@ class Report:
         wrong = list(answer["seen"])
         if answer["outcome"] not in FINE[self.kind]:
             wrong.append(f"{answer['outcome']}: {answer['message']}")
-        if answer["seconds"] > LIMIT_S:
+        if answer["seconds"] > self.limit_s:
             wrong.append(f"took {answer['seconds']:.1f} s ({answer['outcome']}: {answer['message']})")
         self.faults += [f"{self.kind} {number} ({family}): {text}" for text in wrong]
         return bool(wrong)
@@ -113,14 +111,16 @@ class Report:
         lines = [f"{self.n} mutated {self.kind}s", f"{'':24}" + "".join(f"{kind:>18}" for kind in kinds)]
         for family, counts in [*sorted(self.outcomes.items()), ("all", total)]:
             lines.append(f"{family:24}" + "".join(f"{counts[kind] or '-':>18}" for kind in kinds))
-        lines.append(f"slowest {self.slowest:.2f} s; opening process at most {self.peak_mib:.0f} MiB; refused in "
-                     f"{len(self.refusals)} different ways; wrong: {len(self.faults)}")  # fmt: skip
+        memory = "opening process at most {:.0f} MiB, its children {:.0f} MiB".format(*self.peaks_mib)
+        lines.append(f"slowest {self.slowest:.2f} s; {memory}")
+        lines.append(f"refused in {len(self.refusals)} different ways; wrong: {len(self.faults)}")
         return "\n".join([*lines, *self.faults[:20]])
 
 
-def examine(kind: str, n: int, seed: int, first: int, keep: Path | None, info_every: int = 1) -> Report:
+def examine(kind: str, n: int, seed: int, first: int, keep: Path | None, info_every: int = 1,
+            limit_s: float = LIMIT_S) -> Report:  # fmt: skip
     """Make ``n`` mutants of a kind, from number ``first`` on, and open each."""
-    report = Report(kind)
+    report = Report(kind, limit_s)
     with tempfile.TemporaryDirectory(prefix="rlox-mutants-") as name:
         folder = Path(name)
         canary, sounds = folder / "canary", folder / "sound"
@@ -150,7 +150,7 @@ def examine(kind: str, n: int, seed: int, first: int, keep: Path | None, info_ev
                 path.unlink()
         finally:
             opener.close()
-        report.peak_mib = opener.peak_kib / 1024
+        report.peaks_mib = tuple(peak / 1024 for peak in opener.peaks_kib)
         if canary.exists():
             report.faults.append("the canary was created: code in a file ran")
     return report

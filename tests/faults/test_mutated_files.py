@@ -22,7 +22,7 @@ from rlox.data import open_dataset
 
 @pytest.mark.parametrize("kind", ["checkpoint", "dataset"])
 def test_twenty_mutants_are_refused_or_read_right_and_run_nothing(kind: str) -> None:
-    report = mutate_files.examine(kind, 20, seed=1, first=0, keep=None, info_every=10)
+    report = mutate_files.examine(kind, 20, seed=1, first=0, keep=None, info_every=10, limit_s=60)
     assert report.faults == []
     assert report.n == 20 and len(report.refusals) > 5
     assert report.text().startswith(f"20 mutated {kind}s\n")
@@ -85,7 +85,7 @@ def test_a_canary_or_a_wrong_outcome_is_reported() -> None:
 
 
 def test_a_process_that_dies_is_reported_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = "import sys\nsys.stdin.readline()\nprint('{\"outcome\": \"equal\", \"peak_kib\": 1}', flush=True)\nsys.stdin.readline()"
+    served = "import sys\nsys.stdin.readline()\nprint('{\"outcome\": \"equal\", \"peaks_kib\": [1, 1], \"seconds\": 0}', flush=True)\nsys.stdin.readline()"
     (tmp_path / "watched_opening.py").write_text(served)
     monkeypatch.setattr(mutate_files, "__file__", str(tmp_path / "mutate_files.py"))
     opener = mutate_files.Opener(tmp_path, tmp_path / "canary")

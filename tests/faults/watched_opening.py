@@ -1,7 +1,7 @@
 """Open files as the commands do, under an audit hook, and say of each what came of it.
 
 Usage: watched_opening.py FOLDER CANARY. Each line on standard input is a request: ``{"kind", "path", "sound", "sealed"}``;
-each line on standard output an answer: ``{"outcome", "message", "seen", "peak_kib"}``. The folder is on the module path, as a working
+each line on standard output an answer: ``{"outcome", "message", "seen", "peaks_kib", "seconds"}``. The folder is on the module path, as a working
 directory often is, and holds a module whose import creates the canary.
 """
 
@@ -14,6 +14,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -88,7 +89,8 @@ def open_data(request: dict[str, Any]) -> tuple[str, str]:
         return "equal", ""
     current = ""
     command = [sys.executable, str(FAULTS / "plain_reading.py"), request["path"]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = os.environ | {"MALLOC_PERTURB_": "255"}  # what is left unwritten is zero, as for rlox
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     if done.stdout.strip() == found:
         return "other, read right", ""
     return "wrong content", f"{found}, h5py: {done.stdout} {done.stderr[-500:]}"
@@ -143,19 +145,20 @@ def main(folder: str, canary: str) -> None:
         else:
             _sound_dataset(request["sound"])
         seen.clear()
-        current = request["path"]
+        started, current = time.monotonic(), request["path"]
         outcome, message = verdict(open_file, request)
-        current = request["path"]
+        opened, current = time.monotonic(), request["path"]
         complaint = info(request["path"], request["kind"]) if request["info"] else ""
-        current = ""
+        shown, current = time.monotonic(), ""
         if "(signal 31)" in message:
             seen.append(message)
         if complaint:
             outcome, message = "bad words", complaint
         if Path(canary).exists():
             seen.append("the canary was created")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answers.write(json.dumps({"outcome": outcome, "message": message, "seen": seen, "peak_kib": peak}) + "\n")
+        peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        answer = {"outcome": outcome, "message": message, "seen": seen, "peaks_kib": peaks}
+        answers.write(json.dumps({**answer, "seconds": max(opened - started, shown - opened)}) + "\n")
         answers.flush()
 
 
