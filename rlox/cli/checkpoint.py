@@ -19,6 +19,7 @@ from ._commands import Command, Group
 from ._options import Argument, Flag, flag, typed
 from ._output import current, is_terminal
 from ._policy import as_table, space_words
+from ._replay import replay_checkpoints, replay_flags
 
 if TYPE_CHECKING:
     from ..runs.pruning import Pruning
@@ -43,6 +44,9 @@ _VERIFY = """Check that checkpoints are whole and safe: digests, structure, and 
 Examples:
   rlox checkpoint verify checkpoints/best.pt
   rlox checkpoint verify checkpoints/*.pt && echo sound
+  rlox checkpoint verify checkpoints/last.pt --replay 100
+
+With --replay, trains that many steps from the saved state, twice, and compares bit for bit: exit code 9 when they differ.
 """
 _DIFF = """Compare two checkpoints: config, counters, and each tensor's largest difference. Exit code 9 when they differ.
 
@@ -102,8 +106,8 @@ def _info_command() -> Command:
 
 
 def _verify_command() -> Command:
-    params = [Argument("paths", metavar="PATH", many=True, help="Checkpoint files")]
-    return Command("verify", help=_VERIFY, callback=_verify, codes=_CODES, params=params)
+    params = [Argument("paths", metavar="PATH", many=True, help="Checkpoint files"), *replay_flags()]
+    return Command("verify", help=_VERIFY, callback=_verify, codes=(*_CODES, 7, 9), params=params)
 
 
 def _diff_command() -> Command:
@@ -130,7 +134,7 @@ def _info(path: str, tensors: bool | None) -> None:
 
     out = current()
     report, manifest = verify(path), read_manifest(path)
-    exact, spaces = as_table(manifest.get("exact_resume")), as_table(manifest.get("spaces"))
+    (exact, why), spaces = _exactness(path, manifest), as_table(manifest.get("spaces"))
     env, versions = as_table(manifest.get("env")), as_table(manifest.get("versions"))
     about = {
         "path": os.path.realpath(path),
@@ -145,8 +149,8 @@ def _info(path: str, tensors: bool | None) -> None:
         "seed": manifest.get("seed"),
         "normalize": manifest.get("normalize"),
         "custom": manifest.get("custom"),
-        "exact_resume": exact.get("exact"),
-        "exact_resume_why": exact.get("why"),
+        "exact_resume": exact,
+        "exact_resume_why": why,
         "created": manifest.get("created"),
         "versions": {**versions, "rlox": manifest.get("rlox"), "torch": manifest.get("torch")},
         **{name: report[name] for name in ("format", "bytes", "digest", "n_tensors")},
@@ -162,10 +166,30 @@ def _info(path: str, tensors: bool | None) -> None:
         out.table(columns, [[t[c] for c in columns] for t in describe_tensors(path)], name="tensors")
 
 
-def _verify(paths: tuple[str, ...]) -> None:
+def _exactness(path: str, manifest: dict[str, Any]) -> tuple[bool, list[str]]:
+    """Return whether training can go on exactly from a checkpoint as it lies there, and why not."""
+    from pathlib import Path
+
+    from ..checkpoint import file_digest
+    from ..checkpoint.generation import Generations, folder_of
+
+    said = as_table(manifest.get("exact_resume"))
+    why = [printable(w) for w in said.get("why") or ()] if isinstance(said.get("why"), list) else []
+    if said.get("exact") is not True:
+        return False, why or ["it does not say that it can"]
+    folder = folder_of(Path(os.path.realpath(path)))
+    if Generations(folder).find(file_digest(path)) is None:
+        return False, [f"the rest of its state is not in {shortest(folder)}: only the newest two of a training are kept"]
+    return True, []
+
+
+def _verify(paths: tuple[str, ...], replay: str | None, **given: Any) -> None:
     from ..checkpoint import verify
 
     out = current()
+    if replay is not None:
+        replay_checkpoints(paths, replay, given)
+        return
     if len(paths) == 1:
         report = verify(paths[0])
         out.record({"path": report["path"], "ok": True, **{k: report[k] for k in ("format", "bytes", "digest", "checks")}})

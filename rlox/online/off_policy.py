@@ -224,6 +224,7 @@ class OffPolicyAlgorithm(Algorithm):
     def _rebuild(self, envs: VectorEnv, state: dict[str, Any]) -> list[int]:
         """Put the environments back into their unfinished episodes; return those that start a new one, and say why."""
         fresh = envs.load_state_dict(state)
+        self._note_exactness(envs)
         why = [f"environment {i} starts a new episode: {reason}" for i, reason in fresh.items()]
         if why:
             self.exact += [reason for reason in why if reason not in self.exact]

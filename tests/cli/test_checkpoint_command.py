@@ -22,7 +22,7 @@ def test_info_tells_what_made_the_file(capsys, good):
     told = lines(ran)
     assert ran.code == 0 and ran.err == ""
     assert told["algorithm"] == "sac" and told["env"] == "Pendulum-v1" and told["step"] == "0"
-    assert told["exact_resume"] == "no" and "no environment state" in told["exact_resume_why"]
+    assert told["exact_resume"] == "no" and "saved as a model alone" in told["exact_resume_why"]
     assert told["config.net_arch"] == "8" and told["config.batch_size"] == "8"
     assert told["observation_space"].startswith("Box [3]") and len(told["digest"]) == 64
     assert "learner.actor" not in ran.out

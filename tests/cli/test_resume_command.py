@@ -236,3 +236,49 @@ def test_a_torn_last_line_of_the_metrics_is_cut(whole, capsys, tmp_path):
         file.write('{"kind": "train", "st')
     assert run(capsys, "train", "--resume", tmp_path / "run").code == 0
     assert digest_of(tmp_path / "run") == digest_of(whole)
+
+
+def test_a_replay_from_a_saved_state_is_the_same_twice(whole, capsys):
+    ran = run(capsys, "checkpoint", "verify", whole / "checkpoints" / "last.pt", "--replay", 30, "--json")
+    assert ran.code == 0, ran.err
+    (row,) = ran.json["result"]["replays"]
+    assert row["equal"] is True and row["steps"] == 30 and row["not_exact_because"] == ""
+
+
+def test_a_replay_that_differs_is_a_check_that_said_no(capsys, tmp_path):
+    (tmp_path / "moody.py").write_text(
+        "import os, gymnasium as gym, numpy as np\n"
+        "class Moody(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(0, 1, (3,)); action_space = gym.spaces.Box(-1, 1, (1,))\n"
+        "    def _obs(self): return np.frombuffer(os.urandom(6), np.uint16).astype(np.float32) / 65536\n"
+        "    def reset(self, *, seed=None, options=None): return self._obs(), {}\n"
+        "    def step(self, action): return self._obs(), 0.0, False, False, {}\n"
+    )
+    words = ["moody.py:Moody" if w == "Pendulum-v1" else w for w in SAC]
+    assert run(capsys, *words, "--steps", 60, "--eval-freq", 0, "--run-dir", tmp_path / "run", "--max-time", "1h",
+               "--no-tensorboard", "--save-freq", 60).code in (0, 7)  # fmt: skip
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    refused(run(capsys, "checkpoint", "verify", last, "--replay", 5), 5, "moody.py:Moody", "named again")
+    ran = run(capsys, "checkpoint", "verify", last, "--replay", 5, "--env", "moody.py:Moody")
+    refused(ran, 9, "goes on differently twice", "buffer_rows")
+
+
+def test_a_model_without_its_state_cannot_be_replayed_and_says_why(whole, capsys, tmp_path):
+    shutil.copy(whole / "checkpoints" / "last.pt", tmp_path / "last.pt")
+    refused(run(capsys, "checkpoint", "verify", tmp_path / "last.pt", "--replay", 5), 5, "no state to go on from")
+    info = run(capsys, "checkpoint", "info", tmp_path / "last.pt", "--json").json["result"]
+    assert info["exact_resume"] is False and "the rest of its state is not in" in info["exact_resume_why"][0]
+    refused(run(capsys, "checkpoint", "verify", tmp_path / "last.pt", "--replay", 0), 2, "replay is 0")
+
+
+def test_an_offline_run_is_replayed_from_its_dataset(capsys, tmp_path):
+    from kill_runs import dataset
+
+    path = dataset(tmp_path)
+    assert run(capsys, "offline", "bc", "--dataset", path, "--preset", "none", "--steps", 40, "--net-arch", "[8]", "--env",
+               "Pendulum-v1", "--eval-episodes", 1, "--run-dir", tmp_path / "run", "--no-tensorboard").code == 0  # fmt: skip
+    assert run(capsys, "checkpoint", "verify", "checkpoints/last.pt", "--replay", 20).code == 0  # through the link
+    info = run(capsys, "checkpoint", "info", "checkpoints/last.pt", "--json").json["result"]
+    assert info["exact_resume"] is True
+    path.unlink()
+    refused(run(capsys, "checkpoint", "verify", "checkpoints/last.pt", "--replay", 20), 3, "data.h5")
