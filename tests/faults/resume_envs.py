@@ -69,7 +69,8 @@ def own_run(folder: Path, steps: int) -> None:
     saver = CheckpointCallback(100, folder, verbose=False, keep_last=2, resume=True)
     if kept.exists():
         algo = SAC.from_checkpoint(kept, actor=OwnActor(), callbacks=saver, logger=log)
-    else:
+    else:  # killed before there was anything to go on from: the log starts over too
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
         algo = SAC("Pendulum-v1", actor=OwnActor(), callbacks=saver, logger=log, net_arch=[32, 32], batch_size=32,
                    buffer_size=5000, learning_starts=100)  # fmt: skip
     (folder / "pid.json").write_text(json.dumps({"pid": os.getpid()}))
