@@ -204,6 +204,12 @@ class Generations:
 
         What cannot be read may be of use to somebody, so a folder whose lists are all damaged is left alone.
         """
+        if not self.folder.is_dir():
+            return
+        try:
+            fsync_folder(self.folder)  # what it shows as the newest is kept by a power loss before older ones are deleted
+        except OSError as error:
+            raise write_error(self.folder, error) from error
         remove_temporaries(self.folder)
         kept = list(islice(self._candidates([]), 2))
         if kept or not self._has_manifest():
@@ -288,6 +294,7 @@ class Generations:
             make_folder(self.folder)
         else:
             fsync_entry(self.folder)
+            fsync_folder(self.folder)
         if before is not None and self._listed(MANIFEST, []) is None:  # it was killed in its first commit
             text = listing.encode(before.number, before.info, before.parts)
             for name in (_list_file(before.number), MANIFEST):

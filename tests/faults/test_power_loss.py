@@ -18,6 +18,7 @@ from rlox.checkpoint.generation import Generation, Generations
 from rlox.errors import RloxError
 
 COMMITS = 3
+EVERY = 2**14  # more states than there are
 
 
 def record(root: Path, *, links: bool = True) -> Recording:
@@ -118,7 +119,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 
 def test_a_power_loss_at_any_instant_leaves_a_whole_generation(recording: Recording, judge: Judge) -> None:
-    assert list(violations(recording, judge)) == []
+    assert list(violations(recording, judge, limit=EVERY)) == []
     found = {outcome[:3] for outcome in judge.known.values()}
     assert found >= {(0, 0, ()), (1, 0, ()), (1, 1, ()), (2, 1, (1,)), (2, 2, (1, 2)), (3, 3, (1, 2, 3))} and len(judge.known) > 300
 
@@ -126,18 +127,10 @@ def test_a_power_loss_at_any_instant_leaves_a_whole_generation(recording: Record
 def test_copies_where_links_are_not_possible_survive_as_well(tmp_path: Path, judge: Judge) -> None:
     recording = record(tmp_path / "root", links=False)
     assert not any(step[0] == "link" for step in recording.steps)
-    assert list(violations(recording, judge, limit=16)) == []
+    assert list(violations(recording, judge, limit=EVERY)) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("links", [True, False])
-def test_every_state_after_a_power_loss_has_a_whole_generation(tmp_path: Path, links: bool) -> None:
-    recording, judge = record(tmp_path / "root", links=links), Judge(tmp_path / "replayed")
-    assert list(violations(recording, judge, limit=2**14)) == []
-    assert len(judge.known) > 2000
-
-
-def go_on(recording: Recording, killed_after: int, root: Path) -> Recording:
+def go_on(recording: Recording, killed_after: int, root: Path, *, tidy: bool = True) -> Recording:
     """Record a second process that goes on where the first was killed, and saves twice."""
     first = recording.steps[:killed_after]
     root.mkdir()
@@ -147,7 +140,8 @@ def go_on(recording: Recording, killed_after: int, root: Path) -> Recording:
     told = {step[1]: step[2] for step in first if step[0] == "note"}
     store = Generations(root / "runs" / "a" / "resume")
     with second.watch():
-        store.tidy()
+        if tidy:
+            store.tidy()
         found = store.newest()
         after = None if found is None else state_of(found)
         for n in (told["committing"] + 1, told["committing"] + 2):
@@ -164,10 +158,16 @@ def check_going_on(recording: Recording, killed_after: int, folder: Path, judge:
     assert list(violations(second, judge, start=killed_after, limit=limit)) == []
 
 
+def commits(recording: Recording) -> list[int]:
+    """Return the places just after the renames that are the commits."""
+    return [i for i, step in enumerate(recording.steps, 1) if step[0] == "replace" and step[2].endswith("manifest.json")]
+
+
 def test_a_power_loss_after_a_kill_and_a_restart_leaves_a_whole_generation(
     recording: Recording, judge: Judge, tmp_path: Path
 ) -> None:
-    for killed_after in range(7, len(recording.steps), 17):
+    first, _, last = commits(recording)
+    for killed_after in (first - 6, first - 4, first, last, last + 4):
         check_going_on(recording, killed_after, tmp_path, judge, limit=2)
 
 
@@ -218,6 +218,17 @@ def test_the_names_of_folders_that_a_killed_process_made_are_synced_by_the_next(
     assert list(violations(second, judge, start=killed_after, limit=4)) == []
     place = next(i for i, path in second.fsyncs() if path == synced and i >= killed_after)
     assert next(violations(second, judge, start=killed_after, without=place, limit=4), None) is not None
+
+
+@pytest.mark.parametrize(("n", "tidy"), [(0, False), (2, True)])
+def test_a_rename_that_a_killed_process_did_not_sync_is_synced_by_the_next(
+    recording: Recording, judge: Judge, tmp_path: Path, n: int, tidy: bool
+) -> None:
+    killed_after = commits(recording)[n]
+    second = go_on(recording, killed_after, tmp_path / "root", tidy=tidy)
+    assert list(violations(second, judge, start=killed_after, limit=4)) == []
+    place = next(i for i, path in second.fsyncs() if path == "runs/a/resume" and i >= killed_after)
+    assert next(violations(second, judge, start=killed_after, without=place, limit=64), None) is not None
 
 
 @cache
