@@ -10,14 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import checkpoint
-from .callbacks import Callback, CallbackList, PhaseTimer
 from .buffers import ReplayBuffer
+from .callbacks import Callback, CallbackList, PhaseTimer
 from .checkpoint.recorded import recorded, versions
 from .config.fields import to_dict
 from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_to_json
@@ -32,9 +30,9 @@ from .files import make_parents
 from .learner import Metrics, resolve_device
 from .logging import LoggerCallback, LoggerList
 from .loop import Boundary, EpisodeWindow, Progress, run_loop
-from .policy import Policy
-from .resume import Keeper, exactness, fitting, generation_of
+from .policy import Policy, encoded, flat_actions, is_single
 from .registry import ALGORITHMS, Kind, algorithm_names
+from .resume import Keeper, exactness, fitting, rebuild
 from .seeding import check_seed
 
 
@@ -167,8 +165,8 @@ class Algorithm:
         -------
         (A,) or (B, A) float32 array in the environment's units and shape for a Box; int or (B,) int64 for Discrete.
         """
-        single = self._is_single(obs)
-        rows = self._encode(obs, single)
+        single = is_single(self.obs_space, obs)
+        rows = encoded(self.obs_space, obs, single)
         if deterministic:
             actions = self.policy().act(rows)
         else:
@@ -193,12 +191,12 @@ class Algorithm:
         -------
         float for one observation, (B,) float32 array for a batch.
         """
-        single = self._is_single(obs)
-        rows = self._encode(obs, single)
+        single = is_single(self.obs_space, obs)
+        rows = encoded(self.obs_space, obs, single)
         if actions is None:
             squashed = self.policy().squashed(rows)
         else:
-            squashed = self.act_space.from_env(self._flat_actions(actions, len(rows)))
+            squashed = self.act_space.from_env(flat_actions(self.act_space, actions, len(rows)))
         x = rows if self.normalizer is None else self.normalizer(rows)
         with torch.no_grad():
             values = self._value(torch.from_numpy(x).to(self.device), torch.from_numpy(squashed).to(self.device))
@@ -259,7 +257,7 @@ class Algorithm:
             Missing; damaged or unsafe; another algorithm, newer format, other spaces, parts missing.
         """
         state, manifest = checkpoint.load(path)
-        return cls._restore(state, manifest, env if env is not None else env_id, device, parts, path, resume)
+        return rebuild(cls, state, manifest, env if env is not None else env_id, device, parts, Path(path), resume)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint says about itself, as JSON-able values."""
@@ -368,69 +366,8 @@ class Algorithm:
         return {}
 
     @classmethod
-    def _restore(
-        cls,
-        state: Mapping[str, Any],
-        manifest: Mapping[str, Any],
-        env: Any,
-        device: str | torch.device,
-        parts: Mapping[str, Any],
-        path: str | os.PathLike[str],
-        resume: bool,
-    ) -> Self:
-        expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
-        if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
-            raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {expected}")
-        for name in ("seed", "n_envs", "config", "batch_size"):
-            if name in parts:
-                raise ConfigError(f"from_checkpoint takes {name} from the file, it cannot be given", param=name)
-        missing = [printable(name) for name in recorded(manifest, "custom", list) if parts.get(str(name)) is None]
-        if missing:
-            raise CheckpointMismatchError(
-                f"{printable(path)} was made with the user's own {missing[0]}, which must be given again",
-                hint=f"in Python: {cls.__name__}.from_checkpoint(path, {missing[0]}=...)",
-            )
-        algo = cls._construct(manifest, env, device, parts)
-        algo.load_state_dict(state)
-        store, generation = generation_of(Path(path)) if resume else (None, None)
-        if store is not None and generation is not None:
-            algo._keeper.take(store, generation)
-        return algo
-
-    @classmethod
     def _construct(cls, manifest: Mapping[str, Any], env: Any, device: Any, parts: Mapping[str, Any]) -> Self:
         raise TypeError(f"{cls.__name__} cannot be made from a checkpoint")
-
-    def _is_single(self, obs: Any) -> bool:
-        """Say whether ``obs`` is one observation or a batch, from the first leaf's number of dimensions."""
-        space, leaf = self.obs_space.space, obs
-        while isinstance(leaf, Mapping) and hasattr(space, "spaces"):
-            key = next(iter(space.spaces))
-            if key not in leaf:
-                break
-            space, leaf = space.spaces[key], leaf[key]
-        return np.ndim(leaf) <= len(space.shape or ())
-
-    def _flat_actions(self, actions: Any, n: int) -> NDArray[Any]:
-        """Return (n, A) or (n,) actions in the environment's units."""
-        shape = (n,) if self.act_space.discrete else (n, self.act_space.dim)
-        array = np.asarray(actions)
-        if array.size != np.prod(shape):
-            raise ConfigError(f"actions has shape {array.shape}, must be {shape}", param="actions")
-        return array.reshape(shape)
-
-    def _encode(self, obs: Any, single: bool) -> NDArray[np.float32]:
-        space = self.obs_space
-        try:
-            cast = space.cast(obs)
-            rows = space.encode(cast)[None] if single else space.encode_batch(cast)
-        except ValueError as error:
-            raise ConfigError(f"observation does not fit {space.space}: {error}", param="obs") from error
-        if not np.isfinite(rows).all():
-            row, i = (int(n) for n in np.argwhere(~np.isfinite(rows))[0])
-            at = "" if single else f" of row {row}"
-            raise ConfigError(f"{space.entry(i)}{at} is {rows[row, i]}, must be finite", param="obs", value=rows[row, i])
-        return rows
 
 
 def load_algorithm(
@@ -479,4 +416,4 @@ def load_algorithm(
                 suggestions=near,
             )
         cls = spec.load_class()
-    return cls._restore(state, manifest, env, device, parts or {}, path, resume)
+    return rebuild(cls, state, manifest, env, device, parts or {}, Path(path), resume)

@@ -1,4 +1,4 @@
-"""What acting needs from step to step."""
+"""What acting needs from step to step, and observations and actions as a user gives them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .envs import ActionSpace, Normalizer
+from .envs import ActionSpace, Normalizer, ObsSpace
 from .errors import ConfigError
 from .seeding import TorchStream, torch_generator
 
@@ -76,3 +76,37 @@ def _check_shape(actions: Tensor, n: int, space: ActionSpace) -> None:
     wanted = (n,) if space.discrete else (n, space.dim)
     if tuple(actions.shape) != wanted:
         raise ConfigError(f"the actor returned actions of shape {tuple(actions.shape)}, must be {wanted}", param="actor")
+
+
+def is_single(space: ObsSpace, obs: Any) -> bool:
+    """Say whether ``obs`` is one observation or a batch, from the first leaf's number of dimensions."""
+    part, leaf = space.space, obs
+    while isinstance(leaf, Mapping) and hasattr(part, "spaces"):
+        key = next(iter(part.spaces))
+        if key not in leaf:
+            break
+        part, leaf = part.spaces[key], leaf[key]
+    return np.ndim(leaf) <= len(part.shape or ())
+
+
+def encoded(space: ObsSpace, obs: Any, single: bool) -> NDArray[np.float32]:
+    """Return (B, obs_dim) rows of one observation or of a batch as a user gives it; ConfigError where it does not fit."""
+    try:
+        cast = space.cast(obs)
+        rows = space.encode(cast)[None] if single else space.encode_batch(cast)
+    except ValueError as error:
+        raise ConfigError(f"observation does not fit {space.space}: {error}", param="obs") from error
+    if not np.isfinite(rows).all():
+        row, i = (int(n) for n in np.argwhere(~np.isfinite(rows))[0])
+        at = "" if single else f" of row {row}"
+        raise ConfigError(f"{space.entry(i)}{at} is {rows[row, i]}, must be finite", param="obs", value=rows[row, i])
+    return rows
+
+
+def flat_actions(space: ActionSpace, actions: Any, n: int) -> NDArray[Any]:
+    """Return (n, A) or (n,) actions in the environment's units."""
+    shape = (n,) if space.discrete else (n, space.dim)
+    array = np.asarray(actions)
+    if array.size != np.prod(shape):
+        raise ConfigError(f"actions has shape {array.shape}, must be {shape}", param="actions")
+    return array.reshape(shape)

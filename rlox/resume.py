@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ import torch
 from . import checkpoint
 from .buffers.blocks import RingBlocks
 from .checkpoint.generation import Generation, Generations, folder_of
-from .checkpoint.recorded import versions
-from .errors import CheckpointError, CheckpointMismatchError, printable
+from .checkpoint.recorded import recorded, versions
+from .errors import CheckpointError, CheckpointMismatchError, ConfigError, printable
 from .files import link_atomically
 
 if TYPE_CHECKING:
     from .algorithm import Algorithm
+
+A = TypeVar("A", bound="Algorithm")
 
 _ARRAY = "\0array"  # marks what was a NumPy array; a checkpoint file holds tensors
 
@@ -107,6 +109,37 @@ def generation_of(path: Path) -> tuple[Generations, Generation | None]:
     """Return the generation that a model file belongs to, None where it is not there, and where it would be."""
     store = Generations(folder_of(path))
     return store, store.find(checkpoint.file_digest(path))
+
+
+def rebuild(
+    cls: type[A],
+    state: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    env: Any,
+    device: str | torch.device,
+    parts: Mapping[str, Any],
+    path: Path,
+    resume: bool,
+) -> A:
+    """Return an algorithm of class ``cls`` made from the model file at ``path``, as :meth:`Algorithm.from_checkpoint` says."""
+    expected, made_by = cls.name or cls.__qualname__, recorded(manifest, "algorithm", str)
+    if made_by != expected and made_by.rpartition(":")[2] != cls.__qualname__:
+        raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {expected}")
+    for name in ("seed", "n_envs", "config", "batch_size"):
+        if name in parts:
+            raise ConfigError(f"from_checkpoint takes {name} from the file, it cannot be given", param=name)
+    missing = [printable(name) for name in recorded(manifest, "custom", list) if parts.get(str(name)) is None]
+    if missing:
+        raise CheckpointMismatchError(
+            f"{printable(path)} was made with the user's own {missing[0]}, which must be given again",
+            hint=f"in Python: {cls.__name__}.from_checkpoint(path, {missing[0]}=...)",
+        )
+    algo = cls._construct(manifest, env, device, parts)
+    algo.load_state_dict(state)
+    store, generation = generation_of(path) if resume else (None, None)
+    if store is not None and generation is not None:
+        algo._keeper.take(store, generation)
+    return algo
 
 
 def reasons(algo: Algorithm) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ from ..config.fields import Option
 from ..config.preset import NAMES as PRESETS
 from ..config.preset import preset_subjects
 from ..config.resolve import Resolved, Schema, resolve, shown
-from ..errors import CheckpointMismatchError, ConfigError, NotFoundError, printable
+from ..errors import ConfigError
 from ..files import shortest
 from ..registry import Kind, algorithm_names, get_algorithm
 from ._commands import Command, Group
@@ -22,6 +20,7 @@ from ._completion import ENV_IDS
 from ._options import Flag, flag
 from ._output import current
 from ._policy import import_packages
+from ._resume import algorithm_of, past_of, report_over, resolved_with, runs_dir_of
 from ._seeds import count, run_seeds, seeds_flags
 
 if TYPE_CHECKING:
@@ -57,31 +56,8 @@ class AlgorithmGroup(Group):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the algorithm of the run before the options, where ``--resume`` stands first."""
         if args and args[0].partition("=")[0] == "--resume" and not ctx.resilient_parsing:
-            args = [self._algorithm_of(args), *args]
+            args = [algorithm_of(self.name or "", self.kind, args), *args]
         return super().parse_args(ctx, args)
-
-    def _algorithm_of(self, args: list[str]) -> str:
-        from ..runs.past import find_past
-
-        run = _given(args, "--resume")
-        if run == "auto":
-            run = _given(args, "--run-dir")
-        if run is None:
-            raise ConfigError("--resume needs a run", hint=f"`rlox {self.name} --resume RUN`, or `--resume latest`",
-                              param="--resume")  # fmt: skip
-        past = find_past(run, _given(args, "--runs-dir") or os.environ.get("RLOX_RUNS_DIR") or "runs", self.kind)
-        if past.algorithm is None:
-            raise NotFoundError(f"nothing to resume in {printable(run)}: it does not say its algorithm",
-                                param="--resume", value=run)  # fmt: skip
-        if ":" in past.algorithm:  # code of the user's own is run when it is typed, never because a file names it
-            again = shlex.join(["rlox", self.name or "", past.algorithm, *args])
-            raise CheckpointMismatchError(f"the run's algorithm {printable(past.algorithm)} is the user's own, which must be named again",
-                                          hint=f"`{printable(again)}`", value=run)  # fmt: skip
-        if past.meta.get("kind") != self.kind:
-            other = "offline" if self.kind == "online" else "train"
-            raise CheckpointMismatchError(f"{printable(run)} is a run of rlox {other}", value=run,
-                                          hint=f"`{printable(shlex.join(['rlox', other, *args]))}`")  # fmt: skip
-        return past.algorithm
 
     def _list(self, ctx: Any, param: Any, value: bool | None) -> None:
         if not value or ctx.resilient_parsing:
@@ -130,8 +106,8 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     n_seeds, n_jobs = count(given["seeds"], "--seeds", 10_000), count(given["jobs"], "--jobs", 1024)
     if given["jobs"] is not None and given["seeds"] is None:
         raise ConfigError("--jobs needs --seeds", hint="e.g. `--seeds 5 --jobs 2`", param="--jobs")
-    past = None if given["seeds"] is not None else _past(target, given)
-    resolved, sources = _resolved(target, schema, given, flags, past)
+    past = None if given["seeds"] is not None else past_of(target, given)
+    resolved, sources = resolved_with(target, schema, given, flags, past)
     import_packages(given["import_"])
     resolved = _with_version(schema, resolved, sources)
     for text in resolved.warnings:
@@ -146,82 +122,12 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
         _show(plan, toml=bool(given["toml"]))
         return 0
     if past is not None and goes_on and past.is_over(resolved["run.steps"]):
-        return _report_over(past, path_only=bool(given["print_path"]))
+        return report_over(past, path_only=bool(given["print_path"]))
     if n_seeds > 1 or given["seeds"] is not None:
-        return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, _runs_dir(given))
+        return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir_of(given))
     outcome = train(target, resolved, _launch(given, past))
     _report(outcome, path_only=bool(given["print_path"]))
     return outcome.exit_code
-
-
-def _past(target: Target, given: dict[str, Any]) -> Past | None:
-    """Return the run that ``--resume`` means, None for a new one."""
-    from ..runs.past import find_past
-
-    text, run_dir = given["resume"], given["run_dir"]
-    for name in ("fork", "init_from"):
-        if name == "fork" and given["fork"] and text in (None, "auto"):
-            raise ConfigError("--fork needs the run to start from", hint="give `--resume RUN`", param="--fork")
-        if name == "init_from" and given["init_from"] is not None and text is not None:
-            raise ConfigError("--init-from starts a new run, --resume goes on with one", param="--init-from")
-    if text is None:
-        return None
-    if text == "auto":
-        if run_dir is None:
-            raise ConfigError("--resume auto needs a run directory", hint="give `--run-dir DIR`", param="--run-dir")
-        if not os.path.lexists(run_dir):
-            return None
-        text = run_dir
-    elif run_dir is not None and not given["fork"]:
-        raise ConfigError("--run-dir cannot be given with --resume RUN, which names the folder", param="--run-dir")
-    past = find_past(text, _runs_dir(given), target.kind, target.name)
-    recorded = past.algorithm
-    if recorded is not None and recorded != target.name and recorded.rpartition(":")[2] != target.name.rpartition(":")[2]:
-        raise CheckpointMismatchError(
-            f"{shortest(past.path)} is a run of {printable(recorded)}, not of {target.name}", value=text,
-            hint=f"`rlox {'train' if target.kind == 'online' else 'offline'} {printable(recorded)} --resume {printable(text)}`",
-        )  # fmt: skip
-    if given["resume"] != "auto" and not past.has_generation:
-        raise NotFoundError(f"nothing to resume in {shortest(past.path)}: it has no checkpoint to go on from",
-                            param="--resume", value=text, hint="start it again, without `--resume`")  # fmt: skip
-    return past
-
-
-def _resolved(
-    target: Target, schema: Schema, given: dict[str, Any], flags: dict[str, Any], past: Past | None
-) -> tuple[Resolved, dict[str, Any]]:
-    """Return every value, and the sources that they came from: with ``--resume RUN`` the run's own and what was typed."""
-    sources: dict[str, Any] = {"preset": given["preset"] or "auto", "config_files": given["config"], "flags": flags,
-                               "sets": given["set"]}  # fmt: skip
-    if past is not None and given["resume"] != "auto":
-        if given["preset"] not in (None, "auto"):
-            raise ConfigError("--preset cannot be given with --resume: the run has its values", param="--preset")
-        env = past.recorded_env()
-        if env is not None and flags.get("run.env") is None:
-            group = "train" if target.kind == "online" else "offline"
-            words = ["rlox", group, target.name, "--resume", given["resume"], "--env", env]
-            raise CheckpointMismatchError(
-                f"the run's environment {printable(env)} is the user's own, which must be named again",
-                hint=f"`{printable(shlex.join(words))}`", param="--env", value=env,
-            )  # fmt: skip
-        sources |= {"preset": "none", "config_files": [str(past.config), *given["config"]]}
-    return resolve(schema, **sources), sources
-
-
-def _report_over(past: Past, path_only: bool) -> int:
-    """Say that a run has nothing left to do, and show what it came to."""
-    out = current()
-    best = past.path / "checkpoints" / "best.pt"
-    hidden = ("status", "exit_code", "time", "reason")
-    ended = past.status.get("stopped_by")
-    out.note(f"{shortest(past.path)} is finished at step {past.status.get('step')}"
-             + (f", stopped by {printable(ended)}" if ended else "; `--steps` extends it"))  # fmt: skip
-    if path_only and not out.json:
-        out.line(shortest(best))
-    else:
-        shown = {**past.status, **{name: shortest(past.path / "checkpoints" / f"{name}.pt") for name in ("best", "last")}}
-        out.record({k: v for k, v in shown.items() if k not in hidden})
-    return 0
 
 
 def _with_version(schema: Schema, resolved: Resolved, sources: dict[str, Any]) -> Resolved:
@@ -239,19 +145,6 @@ def _with_version(schema: Schema, resolved: Resolved, sources: dict[str, Any]) -
     return resolve(schema, **sources, subject=subject)
 
 
-def _runs_dir(given: dict[str, Any]) -> str:
-    return given["runs_dir"] or os.environ.get("RLOX_RUNS_DIR") or "runs"
-
-
-def _given(args: list[str], flag: str) -> str | None:
-    """Return the value of a flag among words that nobody has parsed yet."""
-    for i, word in enumerate(args):
-        name, equals, value = word.partition("=")
-        if name == flag:
-            return value if equals else args[i + 1] if i + 1 < len(args) else None
-    return None
-
-
 def _launch(given: dict[str, Any], past: Past | None) -> Launch:
     from ..runs import Launch
 
@@ -262,7 +155,7 @@ def _launch(given: dict[str, Any], past: Past | None) -> Launch:
         out.note("  ".join(f"{name}: {value}" for name, value in fields.items()))
 
     return Launch(
-        runs_dir=_runs_dir(given),
+        runs_dir=runs_dir_of(given),
         run_dir=given["run_dir"],
         resume=None if given["fork"] else past,
         fork=past if given["fork"] else None,
