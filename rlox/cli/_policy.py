@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..algorithm import Algorithm
     from ..envs import EnvSource
 
+_DEVICE = re.compile("auto|(cpu|cuda)(:[0-9]{1,4})?")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOptions(Section):
@@ -43,6 +46,12 @@ class PolicyOptions(Section):
         None, "Class of the checkpoint where it is your own: file.py:Class", panel="Run", metavar="FILE:CLASS"
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N", panel="Hardware")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"device is {printable(self.device)!r}, must be auto, cpu, cuda or cuda:N",
+                              param="--device", value=self.device)  # fmt: skip
 
 
 def flags(cls: type) -> list[Flag]:

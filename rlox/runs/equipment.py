@@ -49,7 +49,7 @@ def equip(plan: Plan, run: Run, *, quiet: bool, color: str) -> Equipment:
     found.callbacks += found.limits.values()  # after the evaluation, so that they see it in the same step
     if plan.resolved["checkpoint.link"]:
         saver = next(c for c in found.callbacks if isinstance(c, CheckpointCallback))
-        found.callbacks.append(Once(lambda: bool(saver.saved) or found.has_best(), run.link))
+        found.callbacks.append(Once(lambda: any(p.is_file() for p in saver.saved[-1:]) or found.has_best(), run.link))
     found.loggers = _loggers(plan.resolved, run, quiet, color)
     return found
 
