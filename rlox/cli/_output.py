@@ -86,10 +86,12 @@ class Out:
         *,
         name: str = "rows",
         optional: Sequence[str] = (),
+        whole: Sequence[str] = (),
     ) -> None:
         """Show rows. In JSON ``result[name]`` is a list of objects with the columns as keys.
 
-        The ``optional`` columns are left out, one after the other, where a terminal is too narrow for all of them.
+        The ``optional`` columns are left out, one after the other, where a terminal is too narrow for all of them. Long
+        text is folded in its cell, in the ``whole`` columns never.
         """
         cells = [list(row) for row in rows]
         if self.json:
@@ -97,7 +99,7 @@ class Out:
         elif not self.on_terminal:
             lines = [columns, *([cell(v) for v in row] for row in cells)]
             self._stdout("".join("\t".join(tsv(v) for v in line) + "\n" for line in lines))
-        elif self.width < NARROW or not self._fitting_table(columns, cells, optional):
+        elif self.width < NARROW or not self._fitting_table(columns, cells, optional, whole):
             pad = max(map(len, columns)) if self.width >= NARROW else 0
             blocks = [
                 "".join(f"{c:<{pad}}  {short(cell(v))}\n" for c, v in zip(columns, row, strict=True)) for row in cells
@@ -109,6 +111,12 @@ class Out:
         """Write one line of text; nothing with ``--json``."""
         if not self.json:
             self._stdout(one_line(text) + "\n")
+
+    @results()
+    def drawing(self, lines: Iterable[str]) -> None:
+        """Write lines that were drawn for this terminal, their colours included; nothing with ``--json``."""
+        if not self.json:
+            self._stdout("".join(f"{line}\n" for line in lines))
 
     def data(self, **values: Any) -> None:
         """Add to ``result`` of the JSON document without showing anything as text."""
@@ -222,20 +230,23 @@ class Out:
     def _style(self, text: str, style: str, stream: TextIO | None = None) -> str:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.use_color(stream or sys.stdout) else text
 
-    def _fitting_table(self, columns: Sequence[str], rows: list[list[Any]], optional: Sequence[str]) -> bool:
+    def _fitting_table(
+        self, columns: Sequence[str], rows: list[list[Any]], optional: Sequence[str], whole: Sequence[str]
+    ) -> bool:
         """Draw the table with as many of its columns as fit; False, and nothing drawn, where too few do."""
         for n in range(len(optional) + 1):
             kept = [i for i, column in enumerate(columns) if column not in optional[:n]]
-            if self._rich_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows]):
+            if self._rich_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], whole):
                 return True
         return False
 
-    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]]) -> bool:
+    def _rich_table(self, columns: Sequence[str], rows: list[list[Any]], whole: Sequence[str]) -> bool:
         """Draw a table with whole numbers and names; False, and nothing drawn, where the terminal is too narrow."""
         numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
         shown = [[short(cell(value)) for value in row] for row in rows]
+        kept = [numeric[i] or column in whole for i, column in enumerate(columns)]
         widths = [
-            max(len(column), *(len(row[i]) if numeric[i] else min(len(row[i]), 16) for row in shown), 0)
+            max(len(column), *(len(row[i]) if kept[i] else min(len(row[i]), 16) for row in shown), 0)
             for i, column in enumerate(columns)
         ]
         if sum(widths) + 3 * len(widths) + 1 > self.width:

@@ -42,6 +42,7 @@ _COMMANDS = {
     "eval": ("Evaluate checkpoints", "rlox.cli.eval"),
     "checkpoint": ("Look at checkpoints and check them", "rlox.cli.checkpoint"),
     "dataset": ("Look at datasets and collect them", "rlox.cli.dataset"),
+    "runs": ("Look at runs, compare and plot them", "rlox.cli.runs"),
 }
 # SIGUSR1 is what SLURM sends before a limit; it ends a command as SIGTERM does.
 _SIGNALS = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 143}
