@@ -10,9 +10,15 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .directory import Run, now
+from .past import Past, values_digest
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .train import Launch
 
 PACKAGES = ("torch", "numpy", "gymnasium", "h5py", "tensorboard", "wandb")
 MAX_DIFF = 1_000_000
@@ -63,3 +69,51 @@ def _extension_id() -> str | None:
     if not built:
         return None
     return hashlib.sha256(b"".join(p.read_bytes() for p in built)).hexdigest()[:16]
+
+
+def write_config(run: Run, plan: Plan) -> None:
+    """Write ``config.toml``: every value of the run, as ``--config`` accepts it."""
+    target, resolved = plan.target, plan.resolved
+    command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
+    run.write_text("config.toml", resolved.to_toml((command, f"preset: {resolved.preset or 'none'}")))
+
+
+def describe(run: Run, plan: Plan, launch: Launch) -> None:
+    """Write what describes a new run: its values, where it came from, and how the code differs from its commit."""
+    target, resolved = plan.target, plan.resolved
+    write_config(run, plan)
+    commit, diff = code()
+    if diff:
+        run.write_text("code.diff", diff)
+    source, dataset = plan.source, plan.dataset
+    run.write_json("meta.json", {
+        "schema": "rlox.run/1",
+        "algorithm": target.name,
+        "kind": target.kind,
+        "argv": list(launch.argv),
+        "started": now(),
+        "name": launch.name,
+        "tags": list(launch.tags),
+        "forked_from": None if launch.fork is None else str(launch.fork.path.absolute()),
+        "init_from": launch.init_from,
+        "seed": resolved["run.seed"],
+        "values": values_digest(resolved, target.name),
+        "preset": resolved.preset,
+        "origins": {key: value.origin for key, value in resolved.values.items()},
+        "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},
+        "dataset": None if dataset is None else {"path": dataset.source, "sha256": dataset.fingerprint()},
+        "best_by": "evaluation" if plan.eval_source is not None else "none",
+        "device": plan.device,
+        "threads": plan.threads,
+        "git": commit,
+        **machine(),
+    })  # fmt: skip
+
+
+def describe_again(run: Run, plan: Plan, launch: Launch, past: Past, step: int) -> None:
+    """Add to ``meta.json`` that a run goes on from ``step``, and write the values that it goes on with."""
+    write_config(run, plan)
+    again = {"time": now(), "argv": list(launch.argv), "step": step, "git": code()[0], **machine()}
+    earlier = past.meta.get("resumed")
+    resumed = [*(earlier if isinstance(earlier, list) else []), again]
+    run.write_json("meta.json", {**past.meta, "resumed": resumed})

@@ -14,25 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import checkpoint
-from ..checkpoint.generation import Generations
 from ..config.resolve import Resolved
 from ..config.toml import toml_value
 from ..errors import (
     CheckpointError,
-    CheckpointMismatchError,
     ConfigError,
     DivergedError,
-    NotFoundError,
     RloxError,
-    printable,
 )
 from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
 from ..user_code import blaming
+from .begin import begin
 from .directory import Run, create_run, kept_checkpoint, now
-from .meta import code, machine
-from .past import Past, values_digest
+from .meta import describe, describe_again
+from .past import Past
 from .plan import Plan, Target, make_plan
 from .threads import threads
 
@@ -155,94 +151,17 @@ class _Session:
         past = self.launch.resume
         try:
             if past is None or not past.meta:
-                self._describe()
+                describe(self.run, self.plan, self.launch)
             self.algo = self._build()
             self.algo.run = self.run
-            if past is not None:
-                self._go_on(past)
-            elif self.launch.fork is not None:
-                self._fork(self.launch.fork)
-            elif self.launch.init_from is not None:
-                self._init_from(self.launch.init_from)
+            begin(self.algo, self.launch)
+            if past is not None and past.meta:
+                describe_again(self.run, self.plan, self.launch, past, self.algo.step)
             self._check_disk()
         except BaseException:
             if past is None:
                 self.run.discard()
             raise
-
-    def _go_on(self, past: Past) -> None:
-        """Take over the newest whole generation of the run; without one it starts over."""
-        store = Generations(self.run.path / "resume")
-        generation = store.newest()
-        if generation is None:
-            self.run.start_over()
-        else:
-            self.algo._keeper.restore(store, generation)
-            for why in self.algo.exact:
-                self.launch.note(f"exact_resume: no: {why}")
-            self.algo._to_say = []
-        if past.meta:
-            self._write_config()
-            again = {"time": now(), "argv": list(self.launch.argv), "step": self.algo.step, "git": code()[0], **machine()}
-            earlier = past.meta.get("resumed")
-            resumed = [*(earlier if isinstance(earlier, list) else []), again]
-            self.run.write_json("meta.json", {**past.meta, "resumed": resumed})
-
-    def _fork(self, past: Past) -> None:
-        """Start from the state of another run; what watched that run starts afresh."""
-        generation = Generations(past.path / "resume").newest()
-        if generation is None:
-            raise NotFoundError(f"nothing to go on from in {shortest(past.path)}", param="--resume", value=str(past.path))
-        self.algo._keeper.fork(generation)
-
-    def _init_from(self, path: str) -> None:
-        """Start from the weights of a checkpoint."""
-        from ..checkpoint.recorded import recorded  # imports gymnasium, which commands that only look do without
-
-        state, manifest = checkpoint.load(path)
-        made_by, ours = recorded(manifest, "algorithm", str), self.algo._recorded_name()
-        if made_by != ours:
-            raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {ours}",
-                                          param="--init-from", value=path)  # fmt: skip
-        self.algo.load_weights(state)
-
-    def _write_config(self) -> None:
-        target = self.plan.target
-        command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
-        self.run.write_text(
-            "config.toml", self.resolved.to_toml((command, f"preset: {self.resolved.preset or 'none'}"))
-        )
-
-    def _describe(self) -> None:
-        target, launch = self.plan.target, self.launch
-        self._write_config()
-        commit, diff = code()
-        if diff:
-            self.run.write_text("code.diff", diff)
-        source, dataset = self.plan.source, self.plan.dataset
-        meta: dict[str, Any] = {
-            "schema": "rlox.run/1",
-            "algorithm": target.name,
-            "kind": target.kind,
-            "argv": list(launch.argv),
-            "started": now(),
-            "name": launch.name,
-            "tags": list(launch.tags),
-            "forked_from": None if launch.fork is None else str(launch.fork.path.absolute()),
-            "init_from": launch.init_from,
-            "seed": self.resolved["run.seed"],
-            "values": values_digest(self.resolved, target.name),
-            "preset": self.resolved.preset,
-            "origins": {key: value.origin for key, value in self.resolved.values.items()},
-            "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},
-            "dataset": None if dataset is None else {"path": dataset.source, "sha256": dataset.fingerprint()},
-            "best_by": "evaluation" if self.plan.eval_source is not None else "none",
-            "device": self.plan.device,
-            "threads": self.plan.threads,
-            "git": commit,
-            **machine(),
-        }
-        self.run.write_json("meta.json", meta)
 
     def _build(self) -> Any:
         """Construct the algorithm with the callbacks and loggers that anybody could pass."""

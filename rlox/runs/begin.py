@@ -1,0 +1,57 @@
+"""Where a run starts: from nothing, where it was left, from another run, or from the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import checkpoint
+from ..checkpoint.generation import Generations
+from ..errors import CheckpointMismatchError, NotFoundError, printable
+from ..files import shortest
+from .past import Past
+
+if TYPE_CHECKING:
+    from .train import Launch
+
+
+def begin(algo: Any, launch: Launch) -> None:
+    """Bring a new algorithm to where its run starts."""
+    if launch.resume is not None:
+        _go_on(algo, launch)
+    elif launch.fork is not None:
+        _fork(algo, launch.fork)
+    elif launch.init_from is not None:
+        _init_from(algo, launch.init_from)
+
+
+def _go_on(algo: Any, launch: Launch) -> None:
+    """Take over the newest whole generation of the run; without one it starts over."""
+    store = Generations(algo.run.path / "resume")
+    generation = store.newest()
+    if generation is None:
+        algo.run.start_over()
+        return
+    algo._keeper.restore(store, generation)
+    for why in algo.exact:
+        launch.note(f"exact_resume: no: {why}")
+    algo._to_say = []
+
+
+def _fork(algo: Any, past: Past) -> None:
+    """Start from the state of another run; what watched that run starts afresh."""
+    generation = Generations(past.path / "resume").newest()
+    if generation is None:
+        raise NotFoundError(f"nothing to go on from in {shortest(past.path)}", param="--resume", value=str(past.path))
+    algo._keeper.fork(generation)
+
+
+def _init_from(algo: Any, path: str) -> None:
+    """Start from the weights of a checkpoint."""
+    from ..checkpoint.recorded import recorded  # imports gymnasium, which commands that only look do without
+
+    state, manifest = checkpoint.load(path)
+    made_by, ours = recorded(manifest, "algorithm", str), algo._recorded_name()
+    if made_by != ours:
+        raise CheckpointMismatchError(f"{printable(path)} was made by {printable(made_by)}, not by {ours}",
+                                      param="--init-from", value=path)  # fmt: skip
+    algo.load_weights(state)
