@@ -31,7 +31,8 @@ class CheckpointCallback(Callback):
     verbose : bool
         Say each file in one line on stderr, where no ConsoleLogger does.
     keep_last : int, optional
-        How many of the files written here stay, ≥ 1; all of them when None.
+        How many of the files written here stay, ≥ 1; all of them when None. One that an interruption asked for is there
+        to go on from: it takes nobody's place, and goes with the next save.
     resume : bool, optional
         Whether training can go on exactly from ``last.pt``; None: in the checkpoints of a run directory only.
 
@@ -64,6 +65,7 @@ class CheckpointCallback(Callback):
         self.resume = resume
         self.saved: list[Path] = []
         self._saved_at: tuple[int, Any] | None = None  # step and n_updates
+        self._passing: str | None = None  # the file of an interruption, until the next save
         self._owes_event = False  # of the checkpoint that was gone on from: the log was cut before it
         self._count = StepCount()
         self._period = Period(self.save_freq)
@@ -101,6 +103,7 @@ class CheckpointCallback(Callback):
         if self._saved_at != self._now(step):
             self._save(step, reason)
         elif self._resumes and reason in ("finished", "stopped"):
+            self._passing = None
             self._algo.save(self._folder() / "last.pt", resume=True)  # the same once more, now with its end
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class CheckpointCallback(Callback):
             "period": self._period.last,
             "saved": [path.name for path in self.saved],
             "saved_at": None if self._saved_at is None else list(self._saved_at),
+            "passing": self._passing,
             "owes_event": self._owes_event,
         }
 
@@ -116,7 +120,7 @@ class CheckpointCallback(Callback):
         self._count.step = state["step"]
         self._period.last = state["period"]
         self._saved_at = None if state["saved_at"] is None else (state["saved_at"][0], state["saved_at"][1])
-        self._owes_event = state["owes_event"]
+        self._passing, self._owes_event = state["passing"], state["owes_event"]
         folder = self._folder()
         self.saved = [folder / Path(name).name for name in state["saved"]]
 
@@ -153,8 +157,9 @@ class CheckpointCallback(Callback):
             if path in self.saved:
                 self.saved.remove(path)
             self.saved.append(path)
-            old = self._outdated()
-            self._saved_at, self._owes_event = self._now(step), reason in ("scheduled", "finished", "stopped")
+            planned = reason in ("scheduled", "finished", "stopped")
+            old = self._outdated(path, planned)
+            self._saved_at, self._owes_event = self._now(step), planned
             if self._resumes:
                 algo.save(path.parent / "last.pt", resume=True)
                 link_atomically(path.parent / "last.pt", path)
@@ -169,8 +174,13 @@ class CheckpointCallback(Callback):
         if self.verbose:
             tell(algo, f"step={step} saved={shortest(path)}")
 
-    def _outdated(self) -> list[Path]:
+    def _outdated(self, newest: Path, planned: bool) -> list[Path]:
         """Take the files that are too many from the list and return them."""
-        n = 0 if self.keep_last is None else max(len(self.saved) - self.keep_last, 0)
-        old, self.saved = self.saved[:n], self.saved[n:]
+        if self.keep_last is None:
+            return []
+        old = [path for path in self.saved if path.name == self._passing and path != newest]
+        self._passing = None if planned else newest.name
+        n = len(self.saved) - len(old) - self.keep_last - (not planned)
+        old += [path for path in self.saved if path not in old][: max(n, 0)]
+        self.saved = [path for path in self.saved if path not in old]
         return old

@@ -85,6 +85,22 @@ def test_keep_last_removes_the_oldest_of_its_own_files_only(tmp_path):
     assert [path.name for path in callback.saved] == ["step_000000030.pt", "step_000000040.pt"]
 
 
+def test_the_file_of_an_interruption_takes_nobodys_place_and_goes_with_the_next_save(tmp_path):
+    callback = quiet(tmp_path, keep_last=2)
+    algo = FakeAlgorithm(callback)
+    algo.train(27, reason="interrupted")
+    assert names(tmp_path) == ["last.pt", "step_000000010.pt", "step_000000020.pt", "step_000000027.pt"]
+    resumed = quiet(tmp_path, keep_last=2)
+    resumed.load_state_dict(callback.state_dict())
+    other = FakeAlgorithm(resumed)
+    other.step = 27
+    other.train(2, reason="interrupted")
+    assert names(tmp_path) == ["last.pt", "step_000000010.pt", "step_000000020.pt", "step_000000029.pt"]
+    other.train(1)
+    assert names(tmp_path) == ["last.pt", "step_000000020.pt", "step_000000030.pt"]
+    assert [path.name for path in resumed.saved] == ["step_000000020.pt", "step_000000030.pt"]
+
+
 def test_without_keep_last_all_files_stay(tmp_path):
     FakeAlgorithm(quiet(tmp_path)).train(40)
     assert len(names(tmp_path)) == 5

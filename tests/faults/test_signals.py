@@ -1,0 +1,90 @@
+"""Signals that end a run: one checkpoint at a step boundary, the exit code, and an exact way on."""
+
+from __future__ import annotations
+
+import pytest
+from fault_runs import checkpoints, contents, digest_of, goes_on_exactly, status, step_of, train
+
+CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 143}
+# Where the signal comes, and the step that is saved then.
+PLACES = {
+    "before the first step": (dict(where="starting"), 0),
+    "in a step": (dict(where="step", step=67), 67),
+    "in an update": (dict(where="update", step=93), 93),
+    "when an environment is reset": (dict(where="reset", step=70), None),
+    "in an evaluation": (dict(where="evaluation", step=60), 60),
+    "in a save": (dict(where="save", nth=2, step=80), 80),
+}
+
+
+def is_ended_by(name, ended, folder, step):
+    assert ended.code == CODES[name], ended.err
+    assert f"{name}: stopping after this step" in ended.err and "Traceback" not in ended.err
+    found = status(folder)
+    assert (found["status"], found["exit_code"], found["stopped_by"]) == ("interrupted", CODES[name], name)
+    assert found["step"] == (step if step is not None else found["step"]) < 120
+    assert step_of(folder / "checkpoints" / "last.pt") == found["step"]
+    scheduled = [f"step_{at:09d}.pt" for at in (40, 80) if at < found["step"]]
+    assert checkpoints(folder) == [*scheduled, f"step_{found['step']:09d}.pt"]
+
+
+QUICK = list(zip(PLACES, ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGTERM", "SIGINT"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [pytest.param(p, n, marks=[] if (p, n) in QUICK else [pytest.mark.slow]) for p in PLACES for n in CODES],
+)
+def test_a_signal_makes_one_checkpoint_and_the_resume_is_exact(runs, undisturbed, folder, place, name):
+    at, step = PLACES[place]
+    ended = train(runs, folder, fault="send", signals=[name], **at)
+    is_ended_by(name, ended, folder, step)
+    goes_on_exactly(runs, folder, undisturbed())
+
+
+@pytest.mark.parametrize(("name", "code"), CODES.items())
+def test_a_signal_before_the_run_began_leaves_nothing(runs, folder, name, code):
+    ended = train(runs, folder, fault="send", where="preparing", signals=[name])
+    assert ended.code == code and "Traceback" not in ended.err
+    assert not folder.exists()
+
+
+def test_a_signal_before_a_run_goes_on_takes_nothing_from_it(runs, undisturbed, folder):
+    assert train(runs, folder, fault="send", where="step", step=67, signals=["SIGTERM"]).code == 143
+    before = contents(folder)
+    for name in ("SIGTERM", "SIGINT"):
+        assert train(runs, folder, fault="send", where="preparing", signals=[name]).code == CODES[name]
+        assert contents(folder) == before
+        assert (status(folder)["status"], status(folder)["step"]) == ("interrupted", 67)
+    goes_on_exactly(runs, folder, undisturbed())
+
+
+def test_a_second_interruption_at_the_same_step_saves_nothing_new(runs, undisturbed, folder):
+    assert train(runs, folder, fault="send", where="step", step=67, signals=["SIGTERM"]).code == 143
+    before = contents(folder)
+    ended = train(runs, folder, fault="send", where="starting", signals=["SIGINT"])
+    is_ended_by("SIGINT", ended, folder, 67)
+    assert contents(folder) == before
+    goes_on_exactly(runs, folder, undisturbed())
+
+
+def test_a_signal_in_the_last_step_of_all_is_an_interruption_too(runs, undisturbed, folder):
+    ended = train(runs, folder, fault="send", where="evaluation", nth=2, signals=["SIGTERM"])
+    assert ended.code == 143 and status(folder)["step"] == 120
+    goes_on_exactly(runs, folder, undisturbed())
+
+
+@pytest.mark.parametrize("where", [dict(where="evaluation"), dict(where="save", step=120)])
+def test_a_signal_after_the_last_step_lets_a_finished_run_finish(runs, undisturbed, folder, where):
+    words = ("--eval-freq", 0, "--save-freq", 0)
+    ended = train(runs, folder, *words, fault="send", signals=["SIGTERM"], **where)
+    assert ended.code == 0, ended.err
+    assert digest_of(folder) == undisturbed(*words).digest and status(folder)["status"] == "finished"
+
+
+def test_a_signal_in_the_closing_evaluation_of_the_best_model_is_made_up_for(runs, undisturbed, folder):
+    ended = train(runs, folder, fault="send", where="conclusion", signals=["SIGUSR1"])
+    assert ended.code == 143 and status(folder)["status"] == "interrupted"
+    assert digest_of(folder) == undisturbed().digest  # all of the training is there
+    goes_on_exactly(runs, folder, undisturbed())
+    assert status(folder)["return_mean"] == status(undisturbed().folder)["return_mean"]
