@@ -90,7 +90,7 @@ def match(name: str, structure: Mapping[str, Any], keys: Mapping[str, str] | Non
     MissingDependencyError
         A column needs a filter that is not part of HDF5 itself.
     """
-    wanted = _chosen_keys(keys)
+    wanted = chosen_keys(keys)
     entries = {entry["path"].lstrip("/"): entry for entry in structure["datasets"]}
     layout = structure["layout"]
     if layout in _FOREIGN and not keys:
@@ -107,7 +107,8 @@ def match(name: str, structure: Mapping[str, Any], keys: Mapping[str, str] | Non
     return found
 
 
-def _chosen_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
+def chosen_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the user's keys by rlox's column names; ConfigError for a column that does not exist or is named twice."""
     names = {column.name: column.name for column in COLUMNS} | {column.key: column.name for column in COLUMNS}
     chosen: dict[str, str] = {}
     for given, key in (keys or {}).items():

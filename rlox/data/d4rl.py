@@ -17,7 +17,7 @@ from rlox.config.units import size_bytes
 from rlox.errors import ConfigError, DatasetError, RloxError, printable
 from rlox.files import available_memory, human_bytes
 
-from .columns import FLAGS, Source, conversions, match
+from .columns import FLAGS, Source, chosen_keys, conversions, match
 from .formats import check_is_hdf5
 from .mapped import MappedFile
 from .reader import Reader
@@ -70,6 +70,7 @@ def open_dataset(
     """
     if storage not in ("auto", "ram", "mmap"):
         raise ConfigError(f"storage is {storage!r}, must be auto, ram or mmap", param="storage", value=storage)
+    chosen_keys(keys)
     budget = memory_budget(max_memory)
     status = check_is_hdf5(path)
     name = printable(path)
@@ -293,9 +294,10 @@ def describe(path: str | os.PathLike[str], *, keys: Mapping[str, str] | None = N
     Raises
     ------
     RloxError
-        As :func:`open_dataset` for files that are missing, unsafe or unreadable. Inconsistent content is no error
-        here but a ``problem``; what it makes unknown is None.
+        As :func:`open_dataset` for files that are missing, unsafe or unreadable, and for ``keys`` that make no sense.
+        Inconsistent content is no error here but a ``problem``; what it makes unknown is None.
     """
+    chosen_keys(keys)
     budget = memory_budget(None)
     status = check_is_hdf5(path)
     name = printable(path)
