@@ -244,3 +244,35 @@ def test_a_missing_extension_names_the_rebuild_command_for_training_too(capsys, 
     monkeypatch.setattr(builtins, "__import__", no_extension)
     refused(run(capsys, "train", "sac", "--env", "Pendulum-v1", *TINY), 8, "pip install -e .")
     assert list(Path().rglob("*.json")) == []
+
+# --- checkpoints whose content does not fit ---
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["learner"]["actor"].popitem(), ["the state does not fit SAC: Missing key(s) in state_dict: \"net.layers."]),
+        (lambda s: s["learner"]["actor"].update(extra=s["learner"]["temperature"]["log_ent_coef"]),
+         ["the state does not fit SAC: Unexpected key(s) in state_dict: \"extra\""]),
+        (lambda s: s["learner"].update(actor=3), ["the state does not fit SAC"]),
+        (lambda s: s.pop("episodes"), ["the state does not fit SAC", "episodes"]),
+        (lambda s: s.update(step="ten"), ["the state does not fit SAC", "'ten'"]),
+    ],
+    ids=["missing", "extra", "no table", "no episodes", "text"],
+)  # fmt: skip
+def test_a_state_that_is_not_the_one_of_its_algorithm_is_refused_with_the_key(capsys, shared, change, words):
+    from rlox import checkpoint
+
+    state, manifest = checkpoint.load(shared / "good.pt")
+    change(state)
+    checkpoint.save("x.pt", state, manifest)
+    refused(run(capsys, "eval", "x.pt", "--episodes", 1), 4, "x.pt", *words)
+
+
+@pytest.mark.parametrize("command", ["eval X", "checkpoint info X", "checkpoint verify X", "checkpoint diff X X", f"{COLLECT} --policy X"])
+def test_a_newer_format_is_named_with_both_versions(capsys, command):
+    from checkpoint_files import forge, pickled_dict, tensor_opcodes
+
+    forge(Path("x.pt"), pickled_dict(tensor_opcodes()), manifest={"format": 7, "rlox": "9.9"})
+    refused(run(capsys, *command.replace("X", "x.pt").split()), 5, "its format version is 7, this rlox reads up to 1", "9.9")
+    assert os.listdir() == ["x.pt"]
