@@ -59,7 +59,7 @@ class Reader:
             "path": os.path.abspath(self.path),
             "shared": self._shared,
             "memory": self._memory,
-            "cpu_s": int(self._seconds) - 1,  # a file that makes HDF5 spin is found before the time is over
+            "cpu_s": int(self._seconds) - 2,  # a file that makes HDF5 spin is found before the time is over
         }
         command = [sys.executable, "-P", "-B", "-X", "utf8", "-m", "rlox.data.child", json.dumps(request)]
         try:
@@ -172,7 +172,7 @@ def _child_environment() -> dict[str, str]:
     # A BLAS thread reserves address space, which is limited.
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     # What a decoder leaves unwritten of its memory (LZF, where a chunk is too short) reads as zeros, the same each time.
-    environment["MALLOC_PERTURB_"] = "255"
+    environment["GLIBC_TUNABLES"] = "glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"
     return environment
 
 

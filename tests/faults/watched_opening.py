@@ -89,7 +89,8 @@ def open_data(request: dict[str, Any]) -> tuple[str, str]:
         return "equal", ""
     current = ""
     command = [sys.executable, str(FAULTS / "plain_reading.py"), request["path"]]
-    environment = os.environ | {"MALLOC_PERTURB_": "255"}  # what is left unwritten is zero, as for rlox
+    # What a decoder leaves unwritten is zero, as for rlox.
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     if done.stdout.strip() == found:
         return "other, read right", ""
