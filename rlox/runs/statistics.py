@@ -230,7 +230,7 @@ def improvement_interval(
 
     Notes
     -----
-    A resample is how often each run was drawn, so that its value is a bilinear form of the (n, m) table of wins.
+    A resample is the share of draws that each run had, so its value is a bilinear form of the (n, m) table of wins.
     """
     pairs = _pairs(x, y)
     _check(level, n_resamples)
@@ -241,9 +241,7 @@ def improvement_interval(
     for a, b in pairs:
         wins, at = _wins(a, b), 0
         for r in _blocks(n_resamples, len(a) + len(b)):
-            drawn_a = generator.multinomial(len(a), np.full(len(a), 1 / len(a)), size=r) / len(a)  # (r, n)
-            drawn_b = generator.multinomial(len(b), np.full(len(b), 1 / len(b)), size=r) / len(b)  # (r, m)
-            total[at : at + r] += ((drawn_a @ wins) * drawn_b).sum(1)
+            total[at : at + r] += ((_drawn(generator, r, len(a)) @ wins) * _drawn(generator, r, len(b))).sum(1)
             at += r
     return _interval(total / len(pairs), level)
 
@@ -259,6 +257,12 @@ def summarize(strata: Sequence[ArrayLike], *, level: float = LEVEL, seed: int = 
 def _wins(a: Floats, b: Floats) -> Floats:
     """The (n, m) table: 1 where a run of the first scores higher, one half where they are equal."""
     return np.greater(a[:, None], b).astype(np.float64) + 0.5 * np.equal(a[:, None], b)
+
+
+def _drawn(generator: np.random.Generator, r: int, n: int) -> Floats:
+    """The (r, n) shares of n draws with replacement that fell on each of n runs."""
+    cells = generator.integers(n, size=(r, n)) + n * np.arange(r)[:, None]
+    return np.bincount(cells.reshape(-1), minlength=r * n).reshape(r, n) / n
 
 
 def _pairs(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> list[tuple[Floats, Floats]]:
