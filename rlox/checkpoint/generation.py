@@ -144,11 +144,11 @@ class Generations:
         CheckpointError
             For a part that cannot be carried over or cannot be saved.
         """
-        before = self._known or self._found_quietly()
-        made = {name: self._carried(name) for name, write in parts.items() if write is None}
         new: list[Path] = []
         text = b""
         try:
+            before = self._known or self._found_quietly()
+            made = {name: self._carried(name) for name, write in parts.items() if write is None}
             self._prepare(before)
             number = max(self._numbers(), default=0) + 1
             for name, write in parts.items():
@@ -161,8 +161,9 @@ class Generations:
         except BaseException as error:
             if not self._is_committed(text):
                 _remove(new)
-            if isinstance(error, OSError):
-                raise write_error(self.folder, error) from error
+            refusal = _refusal(error)
+            if refusal is not None:
+                raise write_error(self.folder, refusal) from error
             raise
         self._known = Generation(self.folder, *listing.decode(text))
         self._delete_all_but([self._known, before])
@@ -380,6 +381,13 @@ def _put(path: Path, write: Callable[[IO[bytes]], object], new: list[Path]) -> N
     """Write a new file and note it as ours; one that was there already is not."""
     write_new(path, write)
     new.append(path)
+
+
+def _refusal(error: BaseException) -> OSError | None:
+    """Return what the system said where it could not write, or not even look at what is there."""
+    if isinstance(error, CheckpointError) and not isinstance(error.__cause__, FileNotFoundError):
+        error = error.__cause__ or error
+    return error if isinstance(error, OSError) else None
 
 
 def _remove(paths: Iterable[Path]) -> None:

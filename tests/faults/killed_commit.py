@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,21 @@ def use_checkpoints() -> None:
 
     plain_contents, plain_put = committed.contents, committed.put
     writers: dict[bytes, Any] = {}
-    whole: dict[int, dict[str, bytes]] = {}
-    for n in range(6):
-        whole[n] = plain_contents(n)
+
+    @cache
+    def contents(n: int) -> dict[str, bytes]:
+        whole = plain_contents(n)
         for name in ("model", "state"):
             state = {"w": torch.full((3000,), float(n)), "b": [torch.ones(3), name]}
             write = checkpoint.writer(state, {"step": n})
             with tempfile.TemporaryFile() as file:
                 write(file)
                 file.seek(0)
-                whole[n][name] = file.read()
-            writers[whole[n][name]] = write
-    committed.contents = whole.__getitem__
+                whole[name] = file.read()
+            writers[whole[name]] = write
+        return whole
+
+    committed.contents = contents
     committed.put = lambda data: writers.get(data) or plain_put(data)
 
 
