@@ -60,7 +60,8 @@ def warn_each(texts: Iterable[str], most: int = 5) -> None:
 
 def unfinished(run: RunRecord, step: int) -> str:
     """Return how far a run is that is not finished, in words."""
-    return f"{printable(shortest(run.path))} is {run.state} at step {step} of {run.total or '?'}"
+    verb = {"running": "is running", "interrupted": "was interrupted"}.get(run.state, run.state)
+    return f"{printable(shortest(run.path))} {verb} at step {step} of {run.total or '?'}"
 
 
 def plain(value: float | None) -> float | None:

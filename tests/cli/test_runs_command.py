@@ -274,7 +274,7 @@ def test_unfinished_runs_and_nan_are_left_out_and_said(capsys):
     ran = run(capsys, "runs", "compare", "runs", "--json")
     assert ran.json["result"]["groups"][0]["n"] == 2
     assert ran.json["warnings"] == [
-        "left out: runs/c is interrupted at step 5000 of 20000; `--unfinished` counts it",
+        "left out: runs/c was interrupted at step 5000 of 20000; `--unfinished` counts it",
         "left out: runs/d eval/return_mean is NaN or infinite at step 20000",
         "left out: runs/e has no eval/return_mean",
     ]
@@ -376,7 +376,7 @@ def test_unfinished_runs_are_drawn_as_far_as_they_go(capsys):
     make_run("runs/a", {5000: 1.0, 10000: 2.0})
     make_run("runs/b", {5000: 3.0}, seed=1, status="running")
     ran = run(capsys, "runs", "plot", "runs")
-    assert "runs/b is interrupted at step 5000 of 20000: drawn as far as it goes" in ran.err
+    assert "runs/b was interrupted at step 5000 of 20000: drawn as far as it goes" in ran.err
     assert [r["n"] for r in rows(ran.out)] == ["2", "1"] and rows(ran.out)[1]["low"] == "-"
 
 
