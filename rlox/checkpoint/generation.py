@@ -12,7 +12,6 @@ leaves the one before it. Standard library alone; no torch.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import warnings
@@ -26,14 +25,13 @@ from typing import IO, Any
 from ..errors import CheckpointError, CheckpointMismatchError, printable
 from ..files import atomic_write, fsync_entry, fsync_folder, make_folder, remove_temporaries, write_error, write_new
 from . import listing
-from .archive import DIGEST_BYTES, hash_file
-from .listing import Part
+from .archive import DIGEST_BYTES
+from .parts import Part, is_part_file, part_file, read_part, regular_file, write_part
 
 MANIFEST = "manifest.json"
 MODEL = "model"  # the part whose own digest is kept as info["model_digest"]
 
 _LIST = re.compile(r"generation-([0-9]{9})\.json")
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -77,35 +75,18 @@ class Generation:
         part, view = self._part(name), memoryview(out)
         if view.nbytes != part.size:
             raise CheckpointError(f"{printable(self.path(name))} has {part.size} bytes, {view.nbytes} are expected")
-        self._read(part, view.cast("B") if view.nbytes else view)
+        read_part(self.folder, part, view.cast("B") if view.nbytes else view)
 
     def verify(self) -> None:
         """Read every part; CheckpointError names the first that is missing, of another size or of another digest."""
         for part in self.parts.values():
-            self._read(part)
+            read_part(self.folder, part)
 
     def _part(self, name: str) -> Part:
         if name not in self.parts:
             where = f"generation {self.number} in {printable(self.folder)}"
             raise CheckpointError(f"{where} has no part {printable(name, 80)}")
         return self.parts[name]
-
-    def _read(self, part: Part, out: memoryview | None = None) -> None:
-        """Read a part, into ``out`` where given, and compare its size and digest."""
-        with listing.regular_file(self.folder / part.file) as (file, size):
-            if size != part.size:
-                raise CheckpointError(f"{part.file} has {size} bytes, must have {part.size}")
-            scratch = memoryview(bytearray(min(_CHUNK, size) if out is None else 0))
-            digest, at = hashlib.sha256(), 0
-            while at < size:
-                chunk = scratch[: size - at] if out is None else out[at : at + _CHUNK]
-                n = file.readinto(chunk)
-                if n == 0:
-                    raise CheckpointError(f"{part.file} became shorter while it was read")
-                digest.update(chunk[:n])
-                at += n
-        if digest.hexdigest() != part.sha256:
-            raise CheckpointError(f"{part.file} is damaged: digest mismatch")
 
 
 class Generations:
@@ -283,7 +264,7 @@ class Generations:
             raise CheckpointError(f"cannot read {printable(self.folder)}: {error.strerror}") from error
         for name in names:
             match = _LIST.fullmatch(name)
-            number = int(match[1]) if match else None if lists else listing.is_part_file(name)
+            number = int(match[1]) if match else None if lists else is_part_file(name)
             if number is not None:
                 yield number
 
@@ -307,27 +288,19 @@ class Generations:
         if self._known is None:
             raise CheckpointError(f"part {name} is unchanged, but no generation in {printable(self.folder)} is known")
         part, path = self._known._part(name), self._known.path(name)
-        with listing.regular_file(path) as (_, size):
+        with regular_file(path) as (_, size):
             if size != part.size:
                 raise CheckpointError(f"{printable(path)} has {size} bytes, must have {part.size}")
         return part
 
     def _write(self, name: str, number: int, write: Callable[[IO[bytes]], object], new: list[Path]) -> Part:
-        path = self.folder / listing.part_file(name, number)
-        size, digest = 0, b""
-
-        def fill(file: IO[bytes]) -> None:
-            nonlocal size, digest
-            write(file)
-            file.flush()
-            size = file.seek(0, os.SEEK_END)
-            digest = hash_file(file, size)
-
+        path = self.folder / part_file(name, number)
         try:
-            _put(path, fill, new)
+            part = write_part(path, name, write)
         except CheckpointError as error:
             raise CheckpointError(f"cannot save {printable(path)}: {error.message}", value=str(path)) from error
-        return Part(name, path.name, size, digest.hex())
+        new.append(path)
+        return part
 
     def _with_digest(self, info: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any]:
         if MODEL not in parts:
@@ -351,7 +324,7 @@ class Generations:
             if generation is not None:
                 kept |= {_list_file(generation.number), *(p.file for p in generation.parts.values())}
         with contextlib.suppress(OSError):
-            names = [n for n in os.listdir(self.folder) if _LIST.fullmatch(n) or listing.is_part_file(n) is not None]
+            names = [n for n in os.listdir(self.folder) if _LIST.fullmatch(n) or is_part_file(n) is not None]
             _remove(self.folder / name for name in names if name not in kept)
 
 

@@ -6,54 +6,22 @@ outside the folder, and it has one way only to be written, so that every flipped
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BufferedReader
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import CheckpointError, CheckpointMismatchError, printable
 from . import manifest as manifests
+from .parts import MAX_NUMBER, Part, is_part_file, regular_file
 
 SCHEMA = "rlox.generation"
 FORMAT = 1
-MAX_NUMBER = 10**9 - 1
 MAX_PART_BYTES = 2**40
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[0-9]{1,9})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One file of a generation: what it is, how it is called in the folder, its bytes, its sha256 in hex."""
-
-    name: str
-    file: str
-    size: int
-    sha256: str
-
-
-def part_file(name: str, number: int) -> str:
-    """Return how a part is called that is written for generation ``number``; ValueError for a name of no part."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"part {name!r} must be like 'model' or 'rows.0012'")
-    if number > MAX_NUMBER:
-        raise CheckpointError(f"generation {number}: at most {MAX_NUMBER} are possible in one folder")
-    return f"{name}-{number:09d}"
-
-
-def is_part_file(file: str) -> int | None:
-    """Return the number of the generation that a file was written for; None for a file that is no part."""
-    name, _, digits = file.rpartition("-")
-    return int(digits) if _NAME.fullmatch(name) and re.fullmatch(r"[0-9]{9}", digits) else None
 
 
 def encode(number: int, info: Mapping[str, Any], parts: Mapping[str, Part]) -> bytes:
@@ -96,27 +64,6 @@ def decode(text: bytes) -> tuple[int, dict[str, Any], dict[str, Part]]:
     if not isinstance(info, dict) or not isinstance(parts, dict):
         raise CheckpointError("has no info or no parts")
     return number, info, {name: _part(name, fields, number) for name, fields in parts.items()}
-
-
-@contextmanager
-def regular_file(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """Open a regular file that is no link, and yield it with its size; CheckpointError names the file alone."""
-    try:
-        # O_NONBLOCK: opening a pipe must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError as error:
-        reason = {errno.ENOENT: "is missing", errno.ELOOP: "is a link, not a file"}.get(error.errno or 0)
-        raise CheckpointError(f"{path.name} {reason or f'cannot be read: {error.strerror}'}") from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path.name} is not a regular file")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            yield file, status.st_size
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
-    finally:
-        os.close(fd)
 
 
 def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Part]]:

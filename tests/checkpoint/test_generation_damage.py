@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from committed import commit, commit_all, contents, model_digest, names, newest, newest_despite, put, state_of
 
-from rlox.checkpoint import listing
+from rlox.checkpoint import listing, parts
 from rlox.checkpoint.generation import Generations
+from rlox.checkpoint.parts import Part
 from rlox.errors import CheckpointError, CheckpointMismatchError
 
 NEW = ["model-000000003", "state-000000003"]  # what belongs to the newest generation alone
@@ -223,7 +224,7 @@ def test_a_file_that_the_disk_cannot_read_counts_as_damaged(folder: Path, monkey
             raise OSError(errno.EIO, "Input/output error")
         return real(path, flags, mode)
 
-    monkeypatch.setattr(listing.os, "open", failing)
+    monkeypatch.setattr(parts.os, "open", failing)
     n, warned = newest_despite(folder)
     assert n == 2 and "model-000000003 cannot be read: Input/output error" in warned[0]
 
@@ -324,7 +325,7 @@ def test_a_folder_of_a_newer_version_is_left_alone(folder: Path) -> None:
 
 
 def test_every_flipped_bit_of_a_list_is_found() -> None:
-    part = listing.Part("rows.0012", "rows.0012-000000004", 7, "0a" * 32)
+    part = Part("rows.0012", "rows.0012-000000004", 7, "0a" * 32)
     text = listing.encode(12, {"é": [0.1, -3, None, True, "x\n"]}, {"rows.0012": part})
     assert listing.decode(text) == (12, {"é": [0.1, -3, None, True, "x\n"]}, {"rows.0012": part})
     for at in range(8 * len(text)):

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,30 @@ def check_filled(report: dict[str, Any], words: str) -> None:
     for _, _, state in refused:
         assert state == (saved[-1] if saved else None)
     assert report["after"] == report["attempted"] and report["left"] == []
+
+
+def losing(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def changing(data: bytes) -> bytes:
+    return data.replace(b"r", b"?")
+
+
+@pytest.mark.parametrize("disk", [losing, changing])
+def test_a_disk_that_keeps_something_else_than_was_written_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Callable[[bytes], bytes]
+) -> None:
+    store, fdopen = commit_all(tmp_path, 1), os.fdopen
+
+    class Lying(io.FileIO):
+        def write(self, data: Any) -> int:
+            io.FileIO.write(self, disk(bytes(data)))
+            return len(data)
+
+    before = names(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", lambda fd, mode, **o: io.BufferedRandom(Lying(fd, "r+")) if mode == "w+b" else fdopen(fd, mode, **o))
+        with pytest.raises(WriteError, match=r"rows\.0002-000000002: what was written does not verify"):
+            store.commit({}, {"rows.0001": None, "rows.0002": put(b"rows of a ring")})
+    assert names(tmp_path) == before and newest(tmp_path) == 1
