@@ -34,7 +34,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         if missing:
             fsync_entry(at)  # a process may have been killed after it made this one
         elif not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
+            raise NotADirectoryError(errno.ENOTDIR, "Is a file, not a folder")
         for made in reversed(missing):
             made.mkdir(exist_ok=True)
             fsync_entry(made)  # before anything is made inside: so all above a folder are durable
