@@ -213,3 +213,21 @@ def test_real_processes_compare_and_prune(good, other, folder):
     ran = spawn("checkpoint", "diff", good, other, "--json")
     assert (ran.code, ran.err.startswith("error: ")) == (9, True) and json.loads(ran.out)["result"]["equal"] is False
     assert spawn("checkpoint", "prune", "run", "--yes", cwd=folder.parent).code == 0 and names(folder) == PRUNED
+
+
+def test_a_pruned_run_goes_on_as_it_would_have(capsys, tmp_path, monkeypatch):
+    from train_runs import TINY, parameters, the_run, train
+
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for prune in (False, True):
+        assert train(capsys, "--save-freq", 30, "--no-link", "--runs-dir", f"runs{prune:d}").code == 0
+        folder = the_run(f"runs{prune:d}")
+        assert len(names(folder)) == 5
+        if prune:
+            assert run(capsys, "checkpoint", "prune", folder, "--keep-last", 0, "--yes").code == 0
+            assert names(folder) == ["best", "last"]
+        ran = run(capsys, "train", "--resume", folder, "--steps", 200)
+        assert ran.code == 0, ran.err
+        found.append(parameters(folder / "checkpoints" / "last.pt"))
+    assert found[0] == found[1] and TINY[1] == 160

@@ -47,7 +47,7 @@ def test_help_lists_every_command_with_its_one_line(capsys):
         assert f"  {name}" in ran.out and summary in ran.out
 
 
-@pytest.mark.parametrize("argv", [["eval"], ["checkpoint", "info"], ["checkpoint", "verify"], ["dataset", "info"], ["dataset", "collect"]])
+@pytest.mark.parametrize("argv", [["eval"], ["checkpoint", "info"], ["checkpoint", "verify"], ["checkpoint", "diff"], ["checkpoint", "prune"], ["dataset", "info"], ["dataset", "collect"]])
 def test_help_has_a_purpose_examples_and_exit_codes_in_that_order(capsys, argv):
     out = run(capsys, *argv, "--help").out
     places = [out.index(word) for word in ("Usage:", "Examples:", f"  rlox {' '.join(argv)} ", "Common:", "Exit codes: 0 done")]
