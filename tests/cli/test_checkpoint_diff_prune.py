@@ -227,7 +227,7 @@ def test_a_pruned_run_goes_on_as_it_would_have(capsys, tmp_path, monkeypatch):
         if prune:
             assert run(capsys, "checkpoint", "prune", folder, "--keep-last", 0, "--yes").code == 0
             assert names(folder) == ["best", "last"]
-        ran = run(capsys, "train", "--resume", folder, "--steps", 200)
+        ran = run(capsys, "train", "sac", "--resume", folder, "--env", "own_envs:Walk", "--steps", 200)
         assert ran.code == 0, ran.err
         found.append(parameters(folder / "checkpoints" / "last.pt"))
     assert found[0] == found[1] and TINY[1] == 160
