@@ -16,11 +16,12 @@ from ..errors import ConfigError
 from ..files import shortest
 from ..registry import Kind, algorithm_names, get_algorithm
 from ._commands import Command, Group
-from ._completion import ENV_IDS
+from ._completion import ENV_IDS, run_paths, runs_dir
+from ._divert import results
 from ._options import Flag, flag
 from ._output import current
 from ._policy import import_packages
-from ._resume import algorithm_of, past_of, report_over, resolved_with, runs_dir_of
+from ._resume import algorithm_of, past_of, report_over, resolved_with
 from ._seeds import count, run_seeds, seeds_flags
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     if past is not None and goes_on and past.is_over(resolved["run.steps"]):
         return report_over(past, path_only=bool(given["print_path"]))
     if n_seeds > 1 or given["seeds"] is not None:
-        return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir_of(given))
+        return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir(given["runs_dir"]))
     outcome = train(target, resolved, _launch(given, past))
     _report(outcome, path_only=bool(given["print_path"]))
     return outcome.exit_code
@@ -154,8 +155,13 @@ def _launch(given: dict[str, Any], past: Past | None) -> Launch:
         out.run = run.path
         out.note("  ".join(f"{name}: {value}" for name, value in fields.items()))
 
+    def left(exit_code: int) -> None:
+        out.stopped()
+        with results():
+            out.finish(exit_code)
+
     return Launch(
-        runs_dir=runs_dir_of(given),
+        runs_dir=runs_dir(given["runs_dir"]),
         run_dir=given["run_dir"],
         resume=None if given["fork"] else past,
         fork=past if given["fork"] else None,
@@ -168,6 +174,7 @@ def _launch(given: dict[str, Any], past: Past | None) -> Launch:
         color=out.color,
         started=started,
         note=out.note,
+        left=left,
     )
 
 
@@ -181,6 +188,8 @@ def _report(outcome: Outcome, path_only: bool) -> None:
     else:
         names = {"return_mean": "best_return_mean", "return_std": "best_return_std"} if out.on_terminal else {}
         out.record(outcome.result if out.json else {names.get(k, k): v for k, v in outcome.result.items()})
+    if outcome.resume_command is not None:
+        out.note(f"{'go on with it' if outcome.exit_code else 'train longer'}: {outcome.resume_command}")
     if outcome.eval_command is not None:
         out.note(f"evaluate it: {outcome.eval_command}")
 
@@ -247,7 +256,7 @@ def _launch_flags(kind: Kind) -> list[Flag]:
         one("runs_dir", "--runs-dir", help="Folder of all runs; also RLOX_RUNS_DIR", default="runs", metavar="DIR"),
         one("run_dir", "--run-dir", help="Exact folder of this run; must be new, unless --resume auto", metavar="DIR"),
         one("resume", "--resume", help="Go on with a run: its folder, latest, or auto (that of --run-dir, new if there "
-            "is none)", metavar="RUN"),
+            "is none)", metavar="RUN", completion=lambda text: ("latest", "auto", *run_paths(text))),
         one("fork", "--fork", help="With --resume: start a new run from that one, with what is changed", switch=True),
         one("init_from", "--init-from", help="Start a new run from the weights of a checkpoint", metavar="CKPT"),
         *seeds_flags("Run"),

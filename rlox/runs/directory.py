@@ -9,8 +9,9 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..errors import RloxError, WriteError, printable
 from ..files import atomic_write_text, fsync_folder, make_parents, remove_temporaries, shortest, slug, write_error
 
 LINK = "checkpoints"
+LEAVE_WITHIN_S = 0.3  # then the system ends what a second signal has not ended
 
 
 class Run:
@@ -34,12 +36,15 @@ class Run:
         Absolute.
     linked : bool
         Whether ``./checkpoints`` points at this run.
+    on_leave : list of callables
+        What :meth:`leave` calls with the exit code before it ends the process.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.linked = False
+        self.on_leave: list[Callable[[int], object]] = []
         self._made: list[Path] = []
         self._lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -121,11 +126,17 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file of the run so that there is always a whole one."""
-        self.write_text(name, json.dumps(values, indent=2, allow_nan=False, default=str) + "\n")
+        self.write_text(name, _as_json(values))
 
-    def status(self, status: str, exit_code: int | None = None, **more: Any) -> None:
-        """Write ``status.json``: running, finished, interrupted, diverged or failed."""
-        self.write_json("status.json", {"status": status, "exit_code": exit_code, "time": now(), **more})
+    def status(self, status: str, exit_code: int | None = None, *, at_once: bool = False, **more: Any) -> None:
+        """Write ``status.json``: running, finished, interrupted, diverged or failed; ``at_once``: whole, but not synced."""
+        values = {"status": status, "exit_code": exit_code, "time": now(), **more}
+        if not at_once:
+            self.write_json("status.json", values)
+            return
+        temporary = self.path / f".status.json.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        temporary.write_text(_as_json(values), encoding="utf-8")
+        os.replace(temporary, self.path / "status.json")
 
     def leave(self, exit_code: int) -> None:
         """End the process at once, from the handler of a second signal: nothing is saved, nothing is cleared up.
@@ -133,10 +144,11 @@ class Run:
         What is on disk is whole at every instant, worker processes leave with their parent, and a resume removes what
         was being written.
         """
-        with contextlib.suppress(Exception):
-            temporary = self.path / f".status.json.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-            temporary.write_text(json.dumps({"status": "interrupted", "exit_code": exit_code, "time": now()}) + "\n")
-            os.replace(temporary, self.path / "status.json")
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, LEAVE_WITHIN_S)  # nobody may read what is said, and a disk may hang
+        for last in self.on_leave:
+            with contextlib.suppress(Exception):
+                last(exit_code)
         os._exit(exit_code)
 
     def crash(self, error: BaseException) -> Path | None:
@@ -234,6 +246,10 @@ def lock_holder(path: Path) -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, allow_nan=False, default=str) + "\n"
 
 
 def now() -> str:

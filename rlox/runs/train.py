@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import shlex
 import shutil
 import signal
 import time
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.resolve import Resolved
-from ..config.toml import toml_value
 from ..errors import (
-    CheckpointError,
     ConfigError,
     DivergedError,
     RloxError,
@@ -26,6 +23,7 @@ from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
 from ..user_code import blaming
 from .begin import begin
+from .commands import eval_command, resume_command
 from .directory import Run, create_run, kept_checkpoint, now
 from .meta import describe, describe_again
 from .past import Past
@@ -33,7 +31,7 @@ from .plan import Plan, Target, make_plan
 from .threads import threads
 
 if TYPE_CHECKING:
-    from ..envs import EnvSource
+    pass
 
 # SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
@@ -46,7 +44,7 @@ class Launch:
 
     ``resume`` is the run to go on with, in its folder; ``fork`` the run whose state a new one starts from; ``init_from``
     a checkpoint whose weights it starts from. ``started`` is called with the run, and with the fields of its first line, before torch is imported; ``note``
-    shows a line to the user.
+    shows a line to the user; ``left`` says its last words with the exit code when a second signal ends the process.
     """
 
     runs_dir: str = "runs"
@@ -62,6 +60,7 @@ class Launch:
     color: str = "auto"
     started: Callable[[Run, dict[str, str]], None] = lambda run, fields: None
     note: Callable[[str], None] = lambda text: None
+    left: Callable[[int], None] = lambda exit_code: None
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Outcome:
     """What a run came to.
 
     ``result`` holds the figures and paths that are shown; ``exit_code`` is 0 after a finished or stopped run;
-    ``eval_command`` evaluates what was trained.
+    ``eval_command`` evaluates what was trained, ``resume_command`` goes on with it.
     """
 
     run: Run
@@ -78,6 +77,7 @@ class Outcome:
     best: Path | None
     result: dict[str, Any] = field(default_factory=dict)
     eval_command: str | None = None
+    resume_command: str | None = None
 
 
 def train(target: Target, resolved: Resolved, launch: Launch) -> Outcome:
@@ -126,6 +126,7 @@ class _Session:
         self.since = time.monotonic()
         self.algo: Any = None
         self.equipment: Any = None
+        run.on_leave = [self._left, launch.left]
 
     def execute(self) -> Outcome:
         """Train and sum up; whatever happens, the status says it."""
@@ -142,7 +143,7 @@ class _Session:
             if hasattr(self.algo, "close"):
                 self.algo.close()
         status = "finished" if outcome.exit_code == 0 else "interrupted"
-        inside = {name: f"checkpoints/{name}.pt" for name in ("best", "last") if name in outcome.result}
+        inside: dict[str, Any] = {name: f"checkpoints/{name}.pt" for name in ("best", "last") if name in outcome.result}
         self.run.status(status, outcome.exit_code, **(outcome.result | inside))
         return outcome
 
@@ -194,10 +195,17 @@ class _Session:
         """Warn when the folder has no room for a few checkpoints."""
         import warnings
 
-        size = _state_bytes(self.algo.state_dict())
+        size = _state_bytes(self.algo.state_dict()) + self._buffer_bytes()
         free = shutil.disk_usage(self.run.path).free
         if free < 3 * size:
             warnings.warn(f"{human_bytes(free)} are free for checkpoints of {human_bytes(size)} each", stacklevel=2)
+
+    def _buffer_bytes(self) -> int:
+        """Return the bytes of the replay buffer that will be saved."""
+        capacity = self.resolved.get("algo.buffer_size")
+        if not capacity or not self.resolved.get("checkpoint.save_buffer"):
+            return 0
+        return int(self.plan.memory * min(self.resolved["run.steps"] / capacity, 1))
 
     def _conclude(self) -> Outcome:
         """Say what was reached and where it is; best.pt is evaluated again, on episodes that did not choose it."""
@@ -228,31 +236,18 @@ class _Session:
             result.update(self._evaluate_again(best))
         result["seconds"] = round(time.monotonic() - self.since, 1)
         shown = result.get("best") or result.get("last")
-        command = None if shown is None else self._eval_command(shown)
-        return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result, command)
-
-    def _eval_command(self, path: str) -> str:
-        """Return the command that evaluates a checkpoint of this run; what it cannot record is named again."""
-        words = ["rlox", "eval", path]
-        source = self.plan.eval_source
-        if self.plan.target.actions is None:
-            words += ["--algo", self.plan.target.name]
-        for package in self.launch.imports:
-            words += ["--import", package]
-        if source is None:
-            return shlex.join([*words, "--env"]) + " ID"
-        if source.id is None or source is not self.plan.source or not _may_be_recorded(source):
-            words += ["--env", str(source.text)]
-            for key, value in source.kwargs.items():
-                words += ["--env-kwarg", f"{key}={toml_value(value)}"]
-        return shlex.join(words)
+        imports = self.launch.imports
+        command = None if shown is None else eval_command(self.plan, shown, imports)
+        more = None if interrupted or "max_time" in reached else 2 * self.resolved["run.steps"]
+        go_on = resume_command(self.plan, run.path, imports, more) if last.is_file() else None
+        return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result, command, go_on)
 
     def _evaluate_again(self, path: Path) -> dict[str, Any]:
         from ..evaluation import evaluate
 
         resolved, source = self.resolved, self.plan.eval_source
         assert source is not None
-        algo = type(self.algo).from_checkpoint(path, env=source, device=self.plan.device)
+        algo = type(self.algo).from_checkpoint(path, env=source, device=self.plan.device, resume=False)
         n = resolved["eval.n_eval_envs"]
         found = evaluate(
             algo.policy(min(n, resolved["eval.eval_episodes"])),
@@ -272,6 +267,15 @@ class _Session:
         names = ("step", "n_updates")
         return {name: max(getattr(self.algo, name, 0), int(before.get(name) or 0)) for name in names}
 
+    def _known(self, reason: str) -> dict[str, Any]:
+        """Return what a run that does not come to its summary says of itself."""
+        run = shortest(self.run.path)
+        return {"algorithm": self.plan.target.name, "run": run, "reason": reason, **self._reached()}
+
+    def _left(self, exit_code: int) -> None:
+        """Write the status of a run that a second signal ends."""
+        self.run.status("interrupted", exit_code, at_once=True, **self._known("interrupted"))
+
     def _failed(self, error: BaseException) -> None:
         """Write the status of a run that ended in an exception, and say what is left of it."""
         if not self.run.path.is_dir():
@@ -279,12 +283,7 @@ class _Session:
         code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
         ended = "diverged" if isinstance(error, DivergedError) else "failed"
         status = ended if isinstance(error, Exception) else "interrupted"
-        known: dict[str, Any] = {
-            "algorithm": self.plan.target.name,
-            "run": shortest(self.run.path),
-            "reason": status,
-            **self._reached(),
-        }
+        known = self._known(status)
         if isinstance(error, Exception):
             known["error"] = f"{type(error).__name__}: {error}"
         with contextlib.suppress(RloxError):  # what is raised matters more than that the disk is full
@@ -306,17 +305,6 @@ def _check_accepts(cls: type[Any], given: dict[str, Any]) -> None:
     if missing:
         raise ConfigError(f"{cls.__name__} does not take {', '.join(missing)}",
                           hint="let its __init__ take **kwargs and hand them to super().__init__")  # fmt: skip
-
-
-def _may_be_recorded(source: EnvSource) -> bool:
-    """Whether a reader makes this environment from what a checkpoint records of it."""
-    from ..envs import EnvSource
-
-    try:
-        EnvSource.from_record(source.id, source.kwargs)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _state_bytes(state: Any) -> int:

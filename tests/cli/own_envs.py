@@ -76,21 +76,6 @@ class Signalling(Walk):
         return super().step(action)
 
 
-class Impatient(Walk):
-    """Its user presses Ctrl-C twice in the 120th step."""
-
-    steps = 0
-
-    def step(self, action):
-        import signal
-
-        self.steps += 1
-        if self.steps == 120:
-            for _ in range(2):
-                signal.raise_signal(signal.SIGINT)
-        return super().step(action)
-
-
 class Endless(Walk):
     """A reward that is not finite in its 130th step."""
 

@@ -212,17 +212,6 @@ def test_a_signal_ends_the_run_after_a_checkpoint(capsys, signal, code):
     assert "rlox eval checkpoints/last.pt" in ran.err
 
 
-@pytest.mark.parametrize("freq", [0, 110])
-def test_a_second_ctrl_c_says_what_is_kept(capsys, freq):
-    ran = train(capsys, "--save-freq", freq, env="own_envs:Impatient")
-    assert ran.code == 130
-    status = read(the_run() / "status.json")
-    assert (status["status"], status["reason"], status["step"]) == ("interrupted", "interrupted", status["step"])
-    kept = the_run() / "checkpoints" / "last.pt"
-    line = f"stopped: {kept} is kept" if kept.is_file() else "stopped: no checkpoint written"
-    assert kept.is_file() == bool(freq) and ran.err.splitlines()[-1] == line
-
-
 def test_an_early_ctrl_c_says_that_nothing_is_kept(capsys, monkeypatch):
     from rlox.algorithms.sac import SAC
 

@@ -6,7 +6,9 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import threading
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ class Faulty(RandomLengths):
     def step(self, action):
         self.steps += 1
         fault = self._fault()
-        if fault in ("raise", "hang", "die", "exit"):
+        if fault is not None:
             _fail(fault)
         obs, reward, *rest = super().step(action)
         if fault == "nan reward":
@@ -47,14 +49,20 @@ class Faulty(RandomLengths):
 
 
 def _fail(fault: str) -> None:
-    if fault == "raise":
+    kind, *signals = fault.split()
+    if kind == "raise":
         raise OSError("the simulator is gone")
-    if fault == "hang":
+    if kind == "hang":
+        rlox = os.getpid() if parent_process() is None else os.getppid()
+        for name in signals:
+            os.kill(rlox, getattr(signal, name))
+            threading.Event().wait(0.02)  # signals of one moment come in the order of their numbers
         threading.Event().wait()
-    if fault == "die":
+    if kind == "die":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         ctypes.string_at(0)
-    os._exit(3)
+    if kind == "exit":
+        os._exit(3)
 
 
 class Constant(RandomLengths):

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import resource
 import signal
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def send(where: str, signals: list[str], nth: int = 1, step: int = 0, group: bool = False) -> None:
+def send(where: str, signals: list[str], group: bool = False, photo: str | None = None, **when: int) -> None:
     """Send these signals to the run itself, or to its group, which has its worker processes too."""
 
     def act() -> None:
+        if photo is not None:
+            _photograph(photo)
         for name in signals:
             number = getattr(signal, name)
             if group:
@@ -27,25 +31,52 @@ def send(where: str, signals: list[str], nth: int = 1, step: int = 0, group: boo
             else:
                 signal.raise_signal(number)
 
-    _hook(where, act, nth, step)
+    _hook(where, act, **when)
 
 
-def send_twice(where: str, signals: list[str], then: str, marker: str, nth: int = 1, step: int = 0) -> None:
-    """Send one signal, and a second one at another place; an interpreter that ends by itself makes ``marker``."""
+def send_twice(first: dict[str, Any], second: dict[str, Any] | None, marker: str, photo: str, hang: bool = False) -> None:
+    """Send one signal and another one later; an interpreter that ends by itself makes ``marker``.
+
+    ``hang``: nothing that the run says or writes on its way out comes to an end.
+    """
     import atexit
-    from pathlib import Path
 
     from rlox.loop import Interrupt
+    from rlox.runs.directory import Run
 
     Interrupt.TOGETHER_S = 0.0
     atexit.register(Path(marker).touch)
-    send(where, signals[:1], nth, step)
-    send(then, signals[1:])
+    send(**first, photo=photo)
+    if second is not None:
+        send(**second)
+    if hang:
+        old = Run.status
+
+        def status(self: Any, *args: Any, at_once: bool = False, **more: Any) -> None:
+            if at_once:
+                signal.sigwait([signal.SIGUSR2])
+            old(self, *args, **more)
+
+        Run.status = status  # type: ignore[method-assign]
+
+
+def leave_at_once() -> None:
+    """Take two signals for two requests, however soon the second one comes."""
+    from rlox.loop import Interrupt
+
+    Interrupt.TOGETHER_S = 0.0
+
+
+def _photograph(photo: str) -> None:
+    """Write down what the newest generation and the checkpoints of the run are now."""
+    from fault_runs import last_saved
+
+    Path(photo).write_text(json.dumps(last_saved(_algorithms[-1].run.path)))
 
 
 def limit_files(where: str, size: int, step: int = 0) -> None:
     """Let no file grow beyond ``size`` bytes from then on."""
-    _hook(where, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), 1, step)
+    _hook(where, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), step=step)
 
 
 def limit_descriptors(where: str, step: int = 0) -> None:
@@ -60,7 +91,7 @@ def limit_descriptors(where: str, step: int = 0) -> None:
             except OSError:
                 return
 
-    _hook(where, act, 1, step)
+    _hook(where, act, step=step)
 
 
 def fill_disk(where: str, after: int, step: int = 0, error: str = "ENOSPC") -> None:
@@ -77,7 +108,7 @@ def fill_disk(where: str, after: int, step: int = 0, error: str = "ENOSPC") -> N
 
         files.os = types.SimpleNamespace(**{**vars(os), "fdopen": fdopen})
 
-    _hook(where, act, 1, step)
+    _hook(where, act, step=step)
 
 
 class _Full:
@@ -115,8 +146,8 @@ def refuse_logs(where: str, step: int = 0, until: int = 10**9) -> None:
         return old(fd, data)
 
     os.write = write
-    _hook(where, lambda: full.__setitem__(0, True), 1, step)
-    _hook(where, lambda: full.__setitem__(0, False), 1, until)
+    _hook(where, lambda: full.__setitem__(0, True), step=step)
+    _hook(where, lambda: full.__setitem__(0, False), step=until)
 
 
 def make_read_only(where: str, step: int = 0) -> None:
@@ -129,7 +160,7 @@ def make_read_only(where: str, step: int = 0) -> None:
         return old(path, flags, *args, **kwargs)
 
     os.open = opening
-    _hook(where, lambda: only_read.__setitem__(0, True), 1, step)
+    _hook(where, lambda: only_read.__setitem__(0, True), step=step)
 
 
 def poison_gradient(update: int, optimizer: str) -> None:
@@ -158,7 +189,7 @@ def poison_gradient(update: int, optimizer: str) -> None:
 
 def kill(where: str, step: int = 0, nth: int = 1) -> None:
     """Die at once."""
-    _hook(where, lambda: os.kill(os.getpid(), signal.SIGKILL), nth, step)
+    _hook(where, lambda: os.kill(os.getpid(), signal.SIGKILL), nth=nth, step=step)
 
 
 def turn_clock_back(step: int, by: float) -> None:
@@ -180,13 +211,11 @@ def turn_clock_back(step: int, by: float) -> None:
                 module.time = time.time  # type: ignore[attr-defined]
             if getattr(module, "datetime", None) is datetime.datetime:
                 module.datetime = Earlier  # type: ignore[attr-defined]
-    _hook("step", lambda: shift.__setitem__(0, by), 1, step)
+    _hook("step", lambda: shift.__setitem__(0, by), step=step)
 
 
 def lose_events(step: int) -> None:
     """Delete the event files of the run in mid-run."""
-    from pathlib import Path
-
     from rlox.callbacks import CheckpointCallback
 
     folder: list[Path] = []
@@ -202,7 +231,7 @@ def lose_events(step: int) -> None:
         for path in folder[0].glob("events.out.tfevents.*"):
             path.unlink()
 
-    _hook("step", act, 1, step)
+    _hook("step", act, step=step)
 
 
 def break_wandb(after: int) -> None:
@@ -229,7 +258,7 @@ def break_wandb(after: int) -> None:
     sys.modules["wandb"] = module
 
 
-def _hook(where: str, act: Callable[[], object], nth: int, step: int) -> None:
+def _hook(where: str, act: Callable[[], object], nth: int = 1, step: int = 0) -> None:
     """Call ``act`` at the n-th time that a run comes to a place, at or after a step of training."""
     owner, name = _PLACES[where]()
     old, state = getattr(owner, name), {"n": 0, "step": 0}
@@ -306,6 +335,12 @@ def _writing() -> tuple[Any, str]:
     return Generations, "_write"
 
 
+def _publishing() -> tuple[Any, str]:
+    import rlox.resume
+
+    return rlox.resume, "link_atomically"
+
+
 def _concluding() -> tuple[Any, str]:
     import rlox.runs
 
@@ -320,6 +355,7 @@ _PLACES: dict[str, Callable[[], tuple[Any, str]]] = {
     "reset": _resetting,
     "evaluation": _evaluating,
     "save": _writing,
+    "publish": _publishing,
     "conclusion": _concluding,
 }
 _watch_steps()

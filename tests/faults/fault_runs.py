@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ ENV = f"{HERE / 'fault_envs.py'}:Faulty"
 # Steps 40, 80 and 120 are saved, 60 and 120 evaluated; the buffer is full at step 100, updates begin at step 50.
 TINY = ("train", "sac", "--env", ENV, "--preset", "none", "--steps", 120, "--learning-starts", 50, "--net-arch", "[16]",
         "--batch-size", 16, "--buffer-size", 100, "--save-freq", 40, "--eval-freq", 60, "--eval-episodes", 1,
-        "--log-interval", 20, "--threads", 1, "--no-link", "-q")  # fmt: skip
+        "--log-interval", 20, "--threads", 1, "--no-link")  # fmt: skip
+
+FOUR = ("--n-envs", 4)
+ASYNC = (*FOUR, "--vec", "async")
 
 
 class Undisturbed:
@@ -28,9 +33,10 @@ class Undisturbed:
         self.folder, self.digest = folder, digest_of(folder)
 
 
-def start(runs: RunServer, folder: Path, *words: object, **options: Any) -> Started:
+def start(runs: RunServer, folder: Path, *words: object, quiet: bool = True, **options: Any) -> Started:
     """Start the tiny run in a folder, or let it go on there."""
-    return runs.start(*TINY, *words, "--run-dir", folder, "--resume", "auto", cwd=folder.parent, **options)
+    words = (*words, *(["-q"] if quiet else []), "--run-dir", folder, "--resume", "auto")
+    return runs.start(*TINY, *words, cwd=folder.parent, **options)
 
 
 def train(runs: RunServer, folder: Path, *words: object, **options: Any) -> Ended:
@@ -81,6 +87,14 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def last_saved(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every checkpoint and of all files of the newest generation."""
+    listed = json.loads((folder / "resume" / "manifest.json").read_text())
+    names = {f"generation-{listed['number']:09d}.json", *(part["file"] for part in listed["parts"].values())}
+    kept = {f"resume/{name}" for name in names}
+    return {name: sha for name, sha in contents(folder).items() if name in kept or name.startswith("checkpoints/")}
+
+
 def left_over(folder: Path) -> list[str]:
     """Return temporary files."""
     return [str(path.relative_to(folder)) for path in folder.rglob(".*.tmp")]
@@ -91,3 +105,27 @@ def fault(tmp_path: Path, kind: str, at: int) -> dict[str, str]:
     path = tmp_path / "fault.json"
     path.write_text(json.dumps({"kind": kind, "at": at}))
     return {"FAULT": os.fspath(path)}
+
+
+def members(session: int) -> list[int]:
+    """Return the living processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended by now
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                found.append(int(path.parent.name))
+    return found
+
+
+def all_end(session: int, within_s: float = 20.0) -> bool:
+    """Wait until no process of a session lives; return whether that came to be."""
+    while living := members(session):
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(living[0])
+            try:
+                if not select.select([fd], [], [], within_s)[0]:
+                    return False
+            finally:
+                os.close(fd)
+    return True

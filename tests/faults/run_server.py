@@ -9,14 +9,17 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+PATIENCE_S = 120  # for one run
 HERE = Path(__file__).resolve().parent
 
 
@@ -105,14 +108,23 @@ def _serve() -> None:
                 answers.close()
                 _end(_be_a_run(request))
         else:
+            signal.signal(signal.SIGALRM, partial(_give_up, request["pid"]))
+            signal.alarm(PATIENCE_S)
             status = os.waitpid(request["pid"], os.WUNTRACED if request["op"] == "stopped" else 0)[1]
+            signal.alarm(0)
             answer = os.WIFSTOPPED(status) if request["op"] == "stopped" else os.waitstatus_to_exitcode(status)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
+def _give_up(pid: int, number: int, frame: Any) -> None:
+    """End a run that hangs, so that its test fails and no other waits for it."""
+    os.kill(pid, signal.SIGKILL)
+
+
 def _be_a_run(request: dict[str, Any]) -> int:
     import fault_points
+
     from rlox.cli.main import main
 
     os.setsid()
@@ -123,6 +135,7 @@ def _be_a_run(request: dict[str, Any]) -> int:
         os.close(opened)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if request["fault"] is not None:
         getattr(fault_points, request["fault"])(**request["given"])
     return main(request["argv"])

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import nullcontext
+
 import pytest
-from fault_runs import checkpoints, contents, digest_of, goes_on_exactly, status, step_of, train
+from fault_envs import Faulty
+from fault_runs import (
+    ASYNC,
+    FOUR,
+    all_end,
+    checkpoints,
+    contents,
+    digest_of,
+    fault,
+    goes_on_exactly,
+    members,
+    start,
+    status,
+    step_of,
+    train,
+)
+
+from rlox import SAC
+from rlox.callbacks import Callback
+from rlox.errors import DivergedError, EnvError
+from rlox.loop import Interrupt
 
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 143}
 # Where the signal comes, and the step that is saved then.
@@ -88,3 +112,91 @@ def test_a_signal_in_the_closing_evaluation_of_the_best_model_is_made_up_for(run
     assert digest_of(folder) == undisturbed().digest  # all of the training is there
     goes_on_exactly(runs, folder, undisturbed())
     assert status(folder)["return_mean"] == status(undisturbed().folder)["return_mean"]
+
+
+
+
+
+
+def test_a_signal_to_the_whole_group_of_a_run_with_workers(runs, undisturbed, folder):
+    run = start(runs, folder, *ASYNC, fault="send", where="step", step=68, signals=["SIGTERM"], group=True)
+    ended = run.wait()
+    is_ended_by("SIGTERM", ended, folder, 68)
+    assert all_end(run.pid)
+    goes_on_exactly(runs, folder, undisturbed(*FOUR), *FOUR)  # what workers began, one process ends
+
+
+def test_no_worker_outlives_a_run_that_is_killed(runs, undisturbed, folder):
+    run = start(runs, folder, *ASYNC, fault="send", where="step", step=68, signals=["SIGSTOP"])
+    assert run.stopped() and len(members(run.pid)) >= 5
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait().code == -signal.SIGKILL
+    assert all_end(run.pid)
+    goes_on_exactly(runs, folder, undisturbed(*FOUR), *FOUR)
+
+
+class Ends(Callback):
+    """Ends a training in its 60th step in one of many ways."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_step(self, *, algo, step, **kwargs):
+        if step != 60:
+            return True
+        if isinstance(self.how, BaseException):
+            raise self.how
+        if self.how == "diverge":
+            next(algo.learner.actor.parameters()).data.fill_(float("nan"))
+        return self.how != "stop"
+
+
+def handlers():
+    return {name: signal.getsignal(getattr(signal, name)) for name in (*Interrupt.SIGNALS, "SIGALRM", "SIGCHLD")}
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [(None, None), ("stop", None), ("fail", EnvError), ("hang", EnvError), ("diverge", DivergedError),
+     (KeyboardInterrupt(), KeyboardInterrupt), (SystemExit(3), SystemExit), (MemoryError(), MemoryError)],
+    ids=str,
+)  # fmt: skip
+def test_handlers_of_a_script_are_its_own_again_however_training_ends(how, error, tmp_path, monkeypatch):
+    if how in ("fail", "hang"):
+        kind = {"fail": "raise", "hang": "hang"}[how]
+        monkeypatch.setenv("FAULT", fault(tmp_path, kind, 60)["FAULT"])
+
+    def own(number, frame):
+        raise AssertionError("no signal is sent here")
+
+    replaced = {name: signal.signal(getattr(signal, name), own) for name in Interrupt.SIGNALS}
+    try:
+        before = handlers()
+        algo = SAC(Faulty, net_arch=[8], batch_size=8, buffer_size=100, learning_starts=50, env_timeout=0.2,
+                   callbacks=Ends(how))  # fmt: skip
+        with nullcontext() if error is None else pytest.raises(error):
+            algo.train(120)
+        assert handlers() == before
+        algo.close()
+    finally:
+        for name, handler in replaced.items():
+            signal.signal(getattr(signal, name), handler)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_script_gets_the_signal_that_ended_its_training(tmp_path):
+    got = []
+    old = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+
+    class Send(Callback):
+        def on_step(self, *, step, **kwargs):
+            if step == 60:
+                signal.raise_signal(signal.SIGTERM)
+
+    try:
+        algo = SAC(Faulty, net_arch=[8], batch_size=8, buffer_size=100, learning_starts=50, callbacks=Send())
+        assert algo.train(120)["reason"] == "interrupted"
+        assert got == [signal.SIGTERM] and algo.step == 60
+        assert algo.train(10)["reason"] == "finished"
+    finally:
+        signal.signal(signal.SIGTERM, old)
