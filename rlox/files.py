@@ -166,6 +166,8 @@ def link_atomically(source: str | os.PathLike[str], path: str | os.PathLike[str]
 
         return atomic_write(path, copy)
     _rename(temporary, path)
+    with contextlib.suppress(OSError):
+        temporary.unlink()  # a rename onto another name of the same file does nothing
     return path
 
 
@@ -176,15 +178,17 @@ def _temporary(path: Path) -> Path:
 
 
 def _rename(temporary: Path, path: Path) -> None:
-    """Give a file that is on disk its name, durably; the temporary name is gone afterwards, whatever happens."""
+    """Give a file that is on disk its name, durably; any exception removes what still has the temporary one."""
     try:
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise _refused(path, temporary, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # still there where the rename failed, or both were one file already
+    except BaseException as error:
+        refused = _refused(path, temporary, error) if isinstance(error, OSError) else None
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        if refused is not None:
+            raise refused from error
+        raise
 
 
 def _refused(shown: str | os.PathLike[str], path: Path, error: OSError) -> WriteError:

@@ -5,7 +5,7 @@
 
 For k = 1, 2, …: a forked child saves the third state over two others (``first``: the first one into nothing) and gives
 its model the public names; it is killed by SIGKILL at its k-th step (a file made, written, cut, synced, renamed, linked
-or removed; a folder made), until a child gets to the end. ``once`` saves once and is killed by whoever watches.
+or removed; a folder made), until a child gets to the end. ``once`` saves once, with the exit code of the command line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from committed import commit, names, newest, publish
 from watched_disk import Step, watched
 
 from rlox.checkpoint.generation import Generations
+from rlox.errors import RloxError
 
 
 def kill_at(k: int, steps: list[str]) -> Any:
@@ -125,7 +126,11 @@ def use_checkpoints() -> None:
 if __name__ == "__main__":
     what, root, *kind = sys.argv[1:]
     if what == "once":
-        save_next(Path(root))
+        try:
+            save_next(Path(root))
+        except RloxError as error:
+            print(error.message)
+            sys.exit(error.exit_code)
     else:
         if kind == ["checkpoints"]:
             use_checkpoints()

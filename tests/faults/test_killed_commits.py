@@ -48,23 +48,36 @@ def test_a_kill_at_each_step_of_the_first_save_leaves_nothing_or_all_of_it(tmp_p
     assert all(report["left"] == [] and report["next"] == (report["state"] or 0) + 1 for report in found["reports"])
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.parametrize("calls", ["write,pwrite64", "fsync", "rename,renameat,renameat2", "link,linkat", "unlink,unlinkat"])
-def test_a_kill_at_each_system_call_of_a_save_leaves_the_old_or_the_new_generation(tmp_path: Path, calls: str) -> None:
-    base = tmp_path / "base"
+def saved_under_strace(run: Path, calls: str, injected: str) -> subprocess.CompletedProcess[str]:
+    """Save once in a process of its own whose k-th system call of a kind ends in something else."""
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={calls}", "-e", f"inject={calls}:{injected}"]
+    command = [*strace, sys.executable, str(SCRIPT), "once", str(run)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()[:100]}")
+    return done
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A run with two states."""
     for _ in range(2):
-        killed_commit.save_next(base)
+        killed_commit.save_next(tmp_path / "base")
+    return tmp_path / "base"
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+@pytest.mark.slow
+@needs_strace
+@pytest.mark.parametrize("calls", ["write,pwrite64", "fsync", "rename,renameat,renameat2", "link,linkat", "unlink,unlinkat"])
+def test_a_kill_at_each_system_call_of_a_save_leaves_the_old_or_the_new_generation(base: Path, calls: str) -> None:
     states = []
     for k in range(1, 200):
-        run = tmp_path / "run"
+        run = base.with_name("run")
         shutil.copytree(base, run)
-        strace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={k}"]
-        done = subprocess.run(
-            [*strace, sys.executable, str(SCRIPT), "once", str(run)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
-        )
-        if "ptrace" in done.stderr.lower():
-            pytest.skip(f"strace may not trace here: {done.stderr.strip()[:100]}")
+        done = saved_under_strace(run, calls, f"signal=KILL:when={k}")
         report = killed_commit.look(run)
         assert report["left"] == [] and report["next"] == report["state"] + 1 and report["model"] in (2, report["state"])
         states.append(report["state"])
@@ -73,3 +86,35 @@ def test_a_kill_at_each_system_call_of_a_save_leaves_the_old_or_the_new_generati
             break
         assert done.returncode in (-9, 137), done.stderr
     assert states == sorted(states) and set(states) <= {2, 3} and states[-1] == 3 and len(states) > 2
+
+
+@pytest.mark.slow
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize("calls", ["write,pwrite64", "fsync", "rename,renameat,renameat2"])
+def test_an_error_of_each_system_call_of_a_save_is_reported_and_leaves_the_old_generation(base: Path, calls: str, error: str) -> None:
+    for k in range(1, 200):
+        run = base.with_name("run")
+        shutil.copytree(base, run)
+        done = saved_under_strace(run, calls, f"error={error}:when={k}")
+        report = killed_commit.look(run)
+        assert report["left"] == [] and report["next"] == report["state"] + 1
+        shutil.rmtree(run)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 6 and "cannot write" in done.stdout
+        assert (report["state"], report["model"]) in [(2, 2), (3, 2), (3, 3)]
+    assert (report["state"], report["model"]) == (3, 3) and k > 2
+
+
+@pytest.mark.slow
+@needs_strace
+@pytest.mark.parametrize("calls", ["write,pwrite64", "fsync"])
+def test_an_interrupted_system_call_is_made_again(base: Path, calls: str) -> None:
+    for k in range(1, 10):
+        run = base.with_name("run")
+        shutil.copytree(base, run)
+        assert saved_under_strace(run, calls, f"error=EINTR:when={k}").returncode == 0
+        report = killed_commit.look(run)
+        assert (report["state"], report["model"], report["left"]) == (3, 3, [])
+        shutil.rmtree(run)
