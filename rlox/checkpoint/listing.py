@@ -81,8 +81,9 @@ def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Part]]:
 
 
 def _sealed(fields: dict[str, Any]) -> bytes:
-    digest = hashlib.sha256(manifests.encode(fields)).hexdigest()
-    return manifests.encode(fields | {"sha256": digest})
+    """Return fields as text that ends with the digest of the text without it."""
+    text = manifests.encode(fields)
+    return text[:-2] + f',\n "sha256": "{hashlib.sha256(text).hexdigest()}"\n}}'.encode()
 
 
 def _part(name: str, fields: Any, number: int) -> Part:
