@@ -69,7 +69,8 @@ class Mutator:
         family = draw.choice([name for name, (_, whole) in self.families.items() if whole == wanted])
         function, whole = self.families[family]
         base, other = draw.sample(range(len(self.sound)), 2)
-        return Mutant(family, function(draw, self.sound[base], self.sound[other]), base, whole)
+        data = function(draw, self.sound[base], self.sound[other])
+        return Mutant(family, data, base, whole or data in self.sound)  # a splice may give the other file
 
     def _opcodes(self, draw: Random, data: bytes, other: bytes) -> bytes:
         """Delete, double, swap, exchange or plant opcodes, hostile ones among them."""
