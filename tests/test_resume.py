@@ -386,5 +386,5 @@ def test_another_dataset_is_refused(tmp_path):
     algo = make("bc")
     algo.train(5)
     algo.save(tmp_path / "a.pt", resume=True)
-    with pytest.raises(CheckpointMismatchError, match="another|sha256"):
+    with pytest.raises(CheckpointMismatchError, match="sha256"):
         get_algorithm("bc").load_class().from_checkpoint(tmp_path / "a.pt", dataset=data(seed=1))

@@ -10,6 +10,7 @@ from ..config.resolve import Resolved, Schema, resolve
 from ..errors import CheckpointMismatchError, ConfigError, NotFoundError, printable
 from ..files import shortest
 from ..registry import Kind
+from ._completion import runs_dir
 from ._output import current
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def algorithm_of(group: str, kind: Kind, args: list[str]) -> str:
     if run is None:
         raise ConfigError("--resume needs a run", hint=f"`rlox {group} --resume RUN`, or `--resume latest`",
                           param="--resume")  # fmt: skip
-    past = find_past(run, _given(args, "--runs-dir") or os.environ.get("RLOX_RUNS_DIR") or "runs", kind)
+    past = find_past(run, runs_dir(_given(args, "--runs-dir")), kind)
     if past.algorithm is None:
         raise NotFoundError(f"nothing to resume in {printable(run)}: it does not say its algorithm",
                             param="--resume", value=run)  # fmt: skip
@@ -62,7 +63,7 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
         text = run_dir
     elif run_dir is not None and not given["fork"]:
         raise ConfigError("--run-dir cannot be given with --resume RUN, which names the folder", param="--run-dir")
-    past = find_past(text, runs_dir_of(given), target.kind, target.name)
+    past = find_past(text, runs_dir(given["runs_dir"]), target.kind, target.name)
     recorded = past.algorithm
     if recorded is not None and recorded != target.name and recorded.rpartition(":")[2] != target.name.rpartition(":")[2]:
         raise CheckpointMismatchError(
@@ -110,11 +111,6 @@ def report_over(past: Past, path_only: bool) -> int:
         shown = {**past.status, **{name: shortest(past.path / "checkpoints" / f"{name}.pt") for name in ("best", "last")}}
         out.record({k: v for k, v in shown.items() if k not in hidden})
     return 0
-
-
-def runs_dir_of(given: dict[str, Any]) -> str:
-    """Return the folder of all runs."""
-    return given["runs_dir"] or os.environ.get("RLOX_RUNS_DIR") or "runs"
 
 
 def _given(args: list[str], flag: str) -> str | None:

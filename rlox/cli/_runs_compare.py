@@ -77,7 +77,7 @@ def _compare(
     runs_dir: str | None,
     **given: Any,
 ) -> None:
-    from ..runs.statistics import RESAMPLES
+    from ..runs.aggregate import RESAMPLES
 
     out = current()
     options: CompareOptions = typed(CompareOptions, given)
@@ -137,7 +137,7 @@ def _cells(groups: Sequence[Group], scores: dict[Any, Score], pool: bool) -> lis
 
 
 def _print_groups(cells: Sequence[_Cell], labels: Sequence[str], options: CompareOptions) -> None:
-    from ..runs.statistics import summarize
+    from ..runs.aggregate import summarize
 
     out = current()
     rows = []
@@ -187,7 +187,7 @@ def _print_pairs(cells: Sequence[_Cell], labels: Sequence[str], options: Compare
 
 def _pair(cells: Sequence[_Cell], a: str, b: str, options: CompareOptions) -> Iterator[dict[str, Any]]:
     """Yield a row for each task that both groups have scores on, and where there are several one over all of them."""
-    from ..runs.statistics import difference, improvement_interval, probability_of_improvement
+    from ..runs.aggregate import difference, improvement_interval, probability_of_improvement
 
     of_a, of_b = ({cell.task: cell.strata for cell in cells if cell.label == label and cell.strata} for label in (a, b))
     common = [task for task in of_a if task in of_b]

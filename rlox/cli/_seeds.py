@@ -45,7 +45,7 @@ def count(text: str | None, flag: str, most: int) -> int:
 def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_jobs: int, runs_dir: str) -> int:
     """Make the runs of a plan for ``n_seeds`` seeds and show what they come to; return the exit code."""
     from ..runs.past import values_digest
-    from ..runs.pool import CODES, Job, Pool, find_jobs
+    from ..runs.pool import CODES, Pool, find_jobs
 
     out, resolved = current(), plan.resolved
     if given["resume"] not in (None, "auto"):
@@ -133,7 +133,7 @@ def _report(jobs: list[Job], given: dict[str, Any]) -> None:
 
 def _summarise(scores: list[float]) -> None:
     """Show what the last evaluations come to over the runs, as ``rlox runs compare`` does."""
-    from ..runs.statistics import LEVEL, summarize
+    from ..runs.aggregate import LEVEL, summarize
 
     out, found = current(), summarize([scores])
     figures = {"metric": "eval/return_mean", "n_runs": found.n, "mean": found.mean, "std": found.std, "iqm": found.iqm,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..seeding import derive
+from .aggregate import LEVEL, Floats, iqm, mean
 from .reading import ELAPSED, RunRecord, finite, measured
-from .statistics import LEVEL, Floats, iqm, mean
 
 Axis = Literal["steps", "time"]
 MAX_POINTS = 500

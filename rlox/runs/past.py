@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..config.resolve import Resolved, Schema, resolve, shown
-from ..errors import CheckpointMismatchError, NotFoundError, RloxError, WriteError, printable
+from ..errors import CheckpointMismatchError, NotFoundError, RunError, WriteError, printable
 from ..files import shortest
-from .directory import lock_holder
+from .reading import find_runs, pick_run, read_json
 
 MAY_DIFFER = ("run.steps", "run.max_time", "run.dataset", "checkpoint.link")  # the dataset's content is compared
 MAY_DIFFER_IN = ("log", "hardware")
-MAX_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -107,30 +107,20 @@ class Past:
 
 
 def find_past(text: str, runs_dir: str, kind: str, algorithm: str | None = None) -> Past:
-    """Return the run of that folder; ``latest`` is the newest of its kind below ``runs_dir``."""
+    """Return the run of that folder or name; ``latest`` is the newest of its kind below ``runs_dir``."""
     if text != "latest":
-        return Past.open(Path(text))
-    found: list[tuple[str, Past]] = []
-    for meta in Path(runs_dir).glob("**/meta.json"):
-        try:
-            past = Past.open(meta.parent)
-        except (RloxError, OSError):
-            continue
-        if past.meta.get("kind") == kind and algorithm in (None, past.algorithm):
-            found.append((str(past.meta.get("started")), past))
+        path = Path(text)
+        if not os.path.lexists(path):
+            with contextlib.suppress(NotFoundError):
+                path = pick_run(text, runs_dir).path
+        return Past.open(path)
+    runs = find_runs(runs_dir).runs if os.path.isdir(runs_dir) else []
+    found = [run for run in runs if run.meta.get("kind") == kind and algorithm in (None, run.algorithm)]
     if not found:
         what = f"run of {algorithm}" if algorithm else f"{kind} run"
         raise NotFoundError(f"no {what} in {printable(runs_dir)}", param="--resume", value=text,
                             hint="name its folder, or give `--runs-dir`")  # fmt: skip
-    return max(found, key=lambda pair: (pair[0], str(pair[1].path)))[1]
-
-
-def check_free(path: Path) -> None:
-    """Raise WriteError when a living process holds a run directory."""
-    holder = lock_holder(path)
-    if holder is not None:
-        raise WriteError(f"run directory {printable(path)} is locked by {holder}", value=str(path),
-                         hint="wait for it, or stop it")  # fmt: skip
+    return Past.open(max(found, key=lambda run: (run.started or "", str(run.path))).path)
 
 
 def _may_differ(key: str) -> bool:
@@ -144,11 +134,9 @@ def _value(resolved: Resolved, key: str) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON file of a run, empty where it is missing or torn."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except RunError:
         return {}
-    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def values_digest(resolved: Resolved, algorithm: str) -> str:

@@ -148,12 +148,12 @@ def open_run(path: str | os.PathLike[str]) -> RunRecord:
     if not _is_run(folder):
         raise NotFoundError(f"{printable(path)} is no run directory", value=str(path),
                             hint="`rlox runs list` shows those that there are")  # fmt: skip
-    meta = _read_json(folder / "meta.json")
+    meta = read_json(folder / "meta.json")
     schema = meta.get("schema")
     if schema != SCHEMA:
         raise RunError(f"{printable(folder / 'meta.json')} says schema {printable(schema)}, must be {SCHEMA}", value=str(path))
     problems: list[str] = []
-    status = _kept(problems, _read_json, folder / "status.json") if (folder / "status.json").exists() else {}
+    status = _kept(problems, read_json, folder / "status.json") if (folder / "status.json").exists() else {}
     config = _kept(problems, _read_config, folder / "config.toml")
     return RunRecord(folder, meta, status, config, _state(folder, status), tuple(problems))
 
@@ -315,7 +315,8 @@ def _kept(problems: list[str], read: Any, path: Path) -> dict[str, Any]:
         return {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a run directory; RunError where it is missing, damaged or too large."""
     try:
         found = json.loads(_read(path))
     except (ValueError, RecursionError):

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from rlox.errors import ConfigError
-from rlox.runs import statistics
-from rlox.runs.statistics import (
+from rlox.runs import aggregate
+from rlox.runs.aggregate import (
     difference,
     improvement_interval,
     iqm,
@@ -103,8 +103,8 @@ def test_a_seed_gives_the_same_interval_and_another_a_near_one():
 def test_a_large_group_is_drawn_in_blocks(monkeypatch):
     scores = [np.random.default_rng(0).normal(size=50)]
     whole = stratified_bootstrap(scores, n_resamples=300), improvement_interval(scores, [FIVE], n_resamples=300)
-    monkeypatch.setattr(statistics, "_BLOCK", 1000)
-    assert sum(statistics._blocks(300, 50)) == 300
+    monkeypatch.setattr(aggregate, "_BLOCK", 1000)
+    assert sum(aggregate._blocks(300, 50)) == 300
     in_blocks = stratified_bootstrap(scores, n_resamples=300), improvement_interval(scores, [FIVE], n_resamples=300)
     np.testing.assert_allclose(in_blocks[0], whole[0], atol=0.1)
     np.testing.assert_allclose(in_blocks[1], whole[1], atol=0.05)
@@ -223,4 +223,4 @@ def test_levels_and_numbers_out_of_range_are_refused():
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    assert doctest.testmod(statistics).failed == 0
+    assert doctest.testmod(aggregate).failed == 0
