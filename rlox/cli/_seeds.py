@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,12 +124,17 @@ def _report(jobs: list[Job], given: dict[str, Any]) -> None:
             if best.is_file():
                 out.line(shortest(best))
         return
-    rows = [[j.seed, j.status, j.step, j.eval_return_mean, j.result.get("return_mean"), shortest(j.path)] for j in jobs]
+    from ..runs.reading import label_of
+
+    label = label_of if out.on_terminal and not out.json else shortest  # the folder does not fit into a line
+    rows = [[j.seed, j.status, j.step, j.eval_return_mean, j.result.get("return_mean"), label(j.path)] for j in jobs]
     out.table(["seed", "status", "step", "eval_return_mean", "best_return_mean", "run"], rows, name="runs",
               optional=("step", "best_return_mean"))  # fmt: skip
     scores = [j.eval_return_mean for j in jobs if j.status == "finished" and j.eval_return_mean is not None]
     if len(scores) > 1:
         _summarise(scores)
+        folder = jobs[0].path.parent
+        out.note(f"curves: {shlex.join(['rlox', 'runs', 'plot', shortest(folder)])}")
 
 
 def _summarise(scores: list[float]) -> None:

@@ -99,8 +99,7 @@ class RunRecord:
     @property
     def label(self) -> str:
         """The folder's name without the time in it."""
-        name = Path(os.path.abspath(self.path)).name
-        return name[match.end() :] if (match := _STAMP.match(name)) else name
+        return label_of(self.path)
 
     @property
     def resumable(self) -> bool:
@@ -182,6 +181,12 @@ def find_runs(root: str | os.PathLike[str]) -> Found:
         except RloxError as error:
             found.skipped.append((folder, error.message))
     return found
+
+
+def label_of(path: Path) -> str:
+    """Return the name of a run's folder without the time in it."""
+    name = Path(os.path.abspath(path)).name
+    return name[match.end() :] if (match := _STAMP.match(name)) else name
 
 
 def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
