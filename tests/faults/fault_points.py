@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -18,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 
-def send(where: str, signals: list[str], group: bool = False, photo: str | None = None, **when: int) -> None:
+def send(signals: list[str], group: bool = False, **when: Any) -> None:
     """Send these signals to the run itself, or to its group, which has its worker processes too."""
 
     def act() -> None:
-        if photo is not None:
-            _photograph(photo)
         for name in signals:
             number = getattr(signal, name)
             if group:
@@ -31,7 +30,7 @@ def send(where: str, signals: list[str], group: bool = False, photo: str | None 
             else:
                 signal.raise_signal(number)
 
-    _hook(where, act, **when)
+    _later(act, **when)
 
 
 def send_twice(first: dict[str, Any], second: dict[str, Any] | None, marker: str, photo: str, hang: bool = False) -> None:
@@ -67,6 +66,17 @@ def leave_at_once() -> None:
     Interrupt.TOGETHER_S = 0.0
 
 
+def _later(act: Callable[[], object], where: str, photo: str | None = None, **when: int) -> None:
+    """Call ``act`` at that place and time, after a photograph of what was saved."""
+
+    def both() -> None:
+        if photo is not None:
+            _photograph(photo)
+        act()
+
+    _hook(where, both, **when)
+
+
 def _photograph(photo: str) -> None:
     """Write down what the newest generation and the checkpoints of the run are now."""
     from fault_runs import last_saved
@@ -74,28 +84,26 @@ def _photograph(photo: str) -> None:
     Path(photo).write_text(json.dumps(last_saved(_algorithms[-1].run.path)))
 
 
-def limit_files(where: str, size: int, step: int = 0) -> None:
+def limit_files(size: int, **when: Any) -> None:
     """Let no file grow beyond ``size`` bytes from then on."""
-    _hook(where, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), step=step)
+    _later(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), **when)
 
 
-def limit_descriptors(where: str, step: int = 0) -> None:
+def limit_descriptors(**when: Any) -> None:
     """Let nothing more be opened from then on."""
 
     def act() -> None:
         used = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.RLIM_INFINITY))
-        while True:  # fill the gaps
-            try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        with contextlib.suppress(OSError):
+            while True:  # fill the gaps
                 os.open(os.devnull, os.O_RDONLY)
-            except OSError:
-                return
 
-    _hook(where, act, step=step)
+    _later(act, **when)
 
 
-def fill_disk(where: str, after: int, step: int = 0, error: str = "ENOSPC") -> None:
-    """Let what a save writes come to an end after so many bytes, in the middle of whatever part that is."""
+def fill_disk(after: int, error: str = "ENOSPC", **when: Any) -> None:
+    """Let the disk be full, so many bytes after that time."""
     from rlox import files
 
     left = [after]
@@ -108,7 +116,13 @@ def fill_disk(where: str, after: int, step: int = 0, error: str = "ENOSPC") -> N
 
         files.os = types.SimpleNamespace(**{**vars(os), "fdopen": fdopen})
 
-    _hook(where, act, step=step)
+    _later(act, **when)
+
+
+def signal_on_full_disk(name: str, **when: Any) -> None:
+    """Send a signal, and let the disk be full by then."""
+    fill_disk(after=100, **when)
+    send([name], **{**when, "photo": None})
 
 
 class _Full:
@@ -135,7 +149,7 @@ class _Full:
         self._file.close()
 
 
-def refuse_logs(where: str, step: int = 0, until: int = 10**9) -> None:
+def refuse_logs(step: int, until: int) -> None:
     """Have no room for ``metrics.jsonl`` and event files between two steps, and for everything else."""
     old, full = os.write, [False]
 
@@ -146,11 +160,11 @@ def refuse_logs(where: str, step: int = 0, until: int = 10**9) -> None:
         return old(fd, data)
 
     os.write = write
-    _hook(where, lambda: full.__setitem__(0, True), step=step)
-    _hook(where, lambda: full.__setitem__(0, False), step=until)
+    _hook("step", lambda: full.__setitem__(0, True), step=step)
+    _hook("step", lambda: full.__setitem__(0, False), step=until)
 
 
-def make_read_only(where: str, step: int = 0) -> None:
+def make_read_only(**when: Any) -> None:
     """Let nothing be created or opened for writing from then on."""
     old, only_read = os.open, [False]
 
@@ -160,7 +174,7 @@ def make_read_only(where: str, step: int = 0) -> None:
         return old(path, flags, *args, **kwargs)
 
     os.open = opening
-    _hook(where, lambda: only_read.__setitem__(0, True), step=step)
+    _later(lambda: only_read.__setitem__(0, True), **when)
 
 
 def poison_gradient(update: int, optimizer: str) -> None:
@@ -335,6 +349,24 @@ def _writing() -> tuple[Any, str]:
     return Generations, "_write"
 
 
+def _listing() -> tuple[Any, str]:
+    from rlox.checkpoint import listing
+
+    return listing, "encode"
+
+
+def _naming() -> tuple[Any, str]:
+    from rlox.checkpoint import generation
+
+    return generation, "atomic_write"
+
+
+def _keeping_the_best() -> tuple[Any, str]:
+    from rlox import checkpoint
+
+    return checkpoint, "save"
+
+
 def _publishing() -> tuple[Any, str]:
     import rlox.resume
 
@@ -355,6 +387,9 @@ _PLACES: dict[str, Callable[[], tuple[Any, str]]] = {
     "reset": _resetting,
     "evaluation": _evaluating,
     "save": _writing,
+    "list of a save": _listing,
+    "manifest of a save": _naming,
+    "best model": _keeping_the_best,
     "publish": _publishing,
     "conclusion": _concluding,
 }
