@@ -45,10 +45,21 @@ class Keeper:
 
         Rows of the replay buffer that are in the last generation of the same folder already are not written again.
         """
-        algo, folder = self._algo, folder_of(path)
-        ring = algo._ring()
+        folder = folder_of(path)
         if self._store is None or self._store.folder != folder:
             self._store, self._blocks = Generations(folder), None
+        try:
+            generation = self._commit(self._store)
+        except CheckpointError:
+            if self._blocks is None:
+                raise
+            self._store, self._blocks = Generations(folder), None  # somebody deleted what was saved before
+            generation = self._commit(self._store)
+        link_atomically(generation.path("model"), path)
+        return generation
+
+    def _commit(self, store: Generations) -> Generation:
+        algo, ring = self._algo, self._algo._ring()
         if ring is not None and (self._blocks is None or self._blocks.buffer is not ring):
             self._blocks = RingBlocks(ring)
         changed, small = ({}, None) if ring is None or self._blocks is None else self._blocks.changed()
@@ -61,10 +72,9 @@ class Keeper:
             **{name: None if data is None else partial(_write, data) for name, data in changed.items()},
         }
         info = {**about, "n_updates": algo.n_updates, "exact_resume": exactness(why), "surroundings": surroundings(algo)}
-        generation = self._store.commit(info, parts)
+        generation = store.commit(info, parts)
         if self._blocks is not None:
             self._blocks.accept()
-        link_atomically(generation.path("model"), path)
         return generation
 
     def restore(self, store: Generations, generation: Generation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -223,6 +224,20 @@ def test_the_bytes_of_a_save_grow_with_the_rows_that_came_and_not_with_the_ring(
     second = written()
     assert first > 6_000_000
     assert second < 300_000
+
+
+def test_a_folder_that_was_deleted_in_mid_run_is_written_whole_again(tmp_path):
+    algo = make("sac")
+    algo.train(N)
+    algo.save(tmp_path / "a.pt", resume=True)
+    shutil.rmtree(tmp_path / "a.resume")
+    algo.train(5)
+    algo.save(tmp_path / "a.pt", resume=True)
+    second = load("sac", tmp_path / "a.pt")
+    assert len(second.buffer) == N + 5
+    algo.train(N)
+    second.train(N)
+    assert_same(algo, second, tmp_path)
 
 
 class Moody(gym.Env):

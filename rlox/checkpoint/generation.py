@@ -127,6 +127,8 @@ class Generations:
         """
         new: list[Path] = []
         text = b""
+        if not self.folder.is_dir():  # not made yet, or deleted: nothing that was known of it holds
+            self._known, self._prepared = None, False
         try:
             before = self._known or self._found_quietly()
             made = {name: self._carried(name) for name, write in parts.items() if write is None}
