@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .buffers import ReplayBuffer
 from .callbacks import Callback, CallbackList, PhaseTimer
+from .checkpoint.opcodes import leaves
 from .checkpoint.recorded import recorded, versions
 from .config.fields import to_dict
 from .envs import ActionSpace, EnvSource, Normalizer, ObsSpace, space_to_json
@@ -134,15 +135,25 @@ class Algorithm:
         return run_loop(self, int(n))
 
     def check_finite(self) -> None:
-        """Raise DivergedError when a parameter is NaN or infinite; called before a model is evaluated or kept."""
+        """Raise DivergedError when a number of the model is NaN or infinite; called before it is evaluated or kept.
+
+        Those of the optimizers count too: one gradient can be so large that its square is infinite while all parameters
+        stay finite.
+        """
         for network in self._trained():
             for name, value in network.state_dict().items():
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise DivergedError(
-                        f"{name} of {type(network).__name__} is not finite at step {self.step}, update {self.n_updates}",
-                        hint="lower learning_rate, or look at the scale of rewards and observations",
-                        param=name,
-                    )
+                    raise self._diverged(f"{name} of {type(network).__name__} is not finite", name)
+        for name, value in leaves(self._model_state()):
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise self._diverged(f"{printable(name)} is not finite", name)
+
+    def _diverged(self, what: str, name: str) -> DivergedError:
+        return DivergedError(
+            f"{what} at step {self.step}, update {self.n_updates}",
+            hint="lower learning_rate, or look at the scale of rewards and observations",
+            param=name,
+        )
 
     def policy(self, n_envs: int = 1, *, seed: int = 0) -> Policy:
         """Return a policy for ``n_envs`` environments; acting with it changes nothing in training.

@@ -145,7 +145,11 @@ class OffPolicyAlgorithm(Algorithm):
 
         if self._actions is None:
             phases.switch("inference")
-            self._actions = self._choose_actions(self._obs, warming_up)
+            chosen = self._choose_actions(self._obs, warming_up)
+            if not np.isfinite(chosen).all():
+                self.check_finite()  # names what made it so
+                raise self._diverged("an action is not finite", "actions")
+            self._actions = chosen
         actions = self._actions  # of a step that an environment failed in, where training goes on from there
         phases.switch("env")
         result = envs.step(self.act_space.to_env(actions))

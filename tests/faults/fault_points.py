@@ -177,8 +177,8 @@ def make_read_only(**when: Any) -> None:
     _later(lambda: only_read.__setitem__(0, True), **when)
 
 
-def poison_gradient(update: int, optimizer: str) -> None:
-    """Put one NaN into one gradient of one update, between the backward pass and the optimizer's step."""
+def poison_gradient(update: int, optimizer: str, value: float = float("nan")) -> None:
+    """Put one bad value into one gradient of one update, between the backward pass and the optimizer's step."""
     from rlox.algorithms.sac import SACLearner
     from rlox.learner import Optimizer
 
@@ -195,7 +195,7 @@ def poison_gradient(update: int, optimizer: str) -> None:
             return old_step(self, loss)
         self.torch.zero_grad()
         loss.backward()
-        self.torch.param_groups[0]["params"][0].grad.view(-1)[0] = float("nan")
+        self.torch.param_groups[0]["params"][0].grad.view(-1)[0] = value
         self.torch.step()
 
     SACLearner.update, Optimizer.step = learn, step
