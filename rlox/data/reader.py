@@ -21,6 +21,7 @@ from rlox.errors import DatasetError, RloxError, printable
 START_S = 60.0  # for the interpreter and h5py to start, on a machine however loaded
 BASE_S = 5.0
 SLACK_S = 2  # how much of the time starting may take; and so much less is what a file may spin
+END_S = 0.25
 FREE_BYTES = 50_000_000
 BYTES_PER_S = 20_000_000
 MAX_REPORT_BYTES = 16 << 20
@@ -81,8 +82,8 @@ class Reader:
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        # Starting counts, so that no file takes longer than its time; but a busy machine takes none of it all away.
-        self._deadline = max(started + self._seconds, time.monotonic() + self._seconds - SLACK_S)
+        # Starting and ending count, so that no file takes longer than its time; but a busy machine takes not all of it.
+        self._deadline = max(started + self._seconds - END_S, time.monotonic() + self._seconds - SLACK_S)
         return self
 
     def __exit__(
