@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint
-from ..checkpoint.generation import Generations
-from ..errors import CheckpointMismatchError, NotFoundError, printable
-from ..files import shortest
+from ..checkpoint.generation import Generation, Generations
+from ..errors import CheckpointError, CheckpointMismatchError, NotFoundError, printable
+from ..files import link_atomically, shortest
 from .past import Past
 
 if TYPE_CHECKING:
@@ -32,9 +33,23 @@ def _go_on(algo: Any, launch: Launch) -> None:
         algo.run.start_over()
         return
     algo._keeper.restore(store, generation)
+    _publish(algo, generation)
     for why in algo.exact:
         launch.note(f"exact_resume: no: {why}")
     algo._to_say = []
+
+
+def _publish(algo: Any, generation: Generation) -> None:
+    """Give the model of a generation its names, where a process was killed between committing it and doing so."""
+    from ..callbacks import CheckpointCallback
+
+    last = algo.run.checkpoints / "last.pt"
+    with contextlib.suppress(CheckpointError):
+        if checkpoint.file_digest(last) == generation.info["model_digest"]:
+            return
+    savers = [one for one in algo.callbacks if isinstance(one, CheckpointCallback)]
+    for path in [*savers[0].saved[-1:], last]:
+        link_atomically(generation.path("model"), path)
 
 
 def _fork(algo: Any, past: Past) -> None:

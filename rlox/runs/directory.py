@@ -74,7 +74,7 @@ class Run:
             run = cls(whole)
             run._made = made
             return run
-        except FileExistsError:
+        except (FileExistsError, BlockingIOError):  # the latter: somebody went on with it before it was held
             raise cls._taken(path) from None
         except (OSError, ValueError) as error:
             raise write_error(path, error) from error

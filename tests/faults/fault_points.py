@@ -373,6 +373,12 @@ def _publishing() -> tuple[Any, str]:
     return rlox.resume, "link_atomically"
 
 
+def _logging_a_save() -> tuple[Any, str]:
+    from rlox.callbacks import checkpoint
+
+    return checkpoint, "log_event"
+
+
 def _concluding() -> tuple[Any, str]:
     import rlox.runs
 
@@ -391,6 +397,7 @@ _PLACES: dict[str, Callable[[], tuple[Any, str]]] = {
     "manifest of a save": _naming,
     "best model": _keeping_the_best,
     "publish": _publishing,
+    "log of a save": _logging_a_save,
     "conclusion": _concluding,
 }
 _watch_steps()
