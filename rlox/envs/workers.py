@@ -41,6 +41,7 @@ from .vector import SeededVectorEnv
 
 START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a busy machine
 CLOSE_TIMEOUT_S = 5.0
+SLICES = 4  # of a timeout
 MAX_TIMEOUT_S = 1e6  # poll() takes milliseconds in 32 bits
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -166,11 +167,16 @@ class AsyncVectorEnv(SeededVectorEnv):
 
     def _receive(self, who: Sequence[int], timeout_s: float, call: str) -> list[bytes]:
         answers: dict[int, bytes] = {}
-        deadline = time.monotonic() + timeout_s
+        # Waiting is counted slice by slice: processes that were stopped and continued are not taken for ones that hang.
+        waited, slice_s = 0.0, timeout_s / SLICES
         while len(answers) < len(who):
-            ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            since = time.monotonic()
+            ready = self._poll.poll(slice_s * 1000)
+            waited += min(time.monotonic() - since, slice_s)
             if not ready:
-                raise self._hangs(next(i for i in who if i not in answers), timeout_s, call)
+                if waited > timeout_s - slice_s / 2:
+                    raise self._hangs(next(i for i in who if i not in answers), timeout_s, call)
+                continue
             for fd, _ in ready:
                 i = self._index_of[fd]
                 try:
