@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/getting-started.md", "docs/concepts.md", "docs/own-parts.md", "datasets/README.md"]
+PAGES = ["README.md", "docs/getting-started.md", "docs/concepts.md", "docs/own-parts.md", "docs/reliability.md", "datasets/README.md"]
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORTER = {
     "train": ["--steps", "600", "--learning-starts", "100"],
