@@ -206,6 +206,21 @@ def kill(where: str, step: int = 0, nth: int = 1) -> None:
     _hook(where, lambda: os.kill(os.getpid(), signal.SIGKILL), nth=nth, step=step)
 
 
+def slow_down(seconds: float) -> None:
+    """Take so long for each step of training."""
+    import time
+
+    from rlox.callbacks import CheckpointCallback
+
+    old = CheckpointCallback.on_step
+
+    def on_step(self: Any, **kwargs: Any) -> Any:
+        time.sleep(seconds)
+        return old(self, **kwargs)
+
+    CheckpointCallback.on_step = on_step  # type: ignore[method-assign]
+
+
 def turn_clock_back(step: int, by: float) -> None:
     """Set the clock of the wall back in mid-run."""
     import datetime

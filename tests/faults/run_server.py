@@ -33,10 +33,11 @@ class Ended:
 
 
 class Started:
-    """A run that was started."""
+    """A run that was started; ``pidfd`` can be read once it is over."""
 
     def __init__(self, server: RunServer, pid: int, log: Path) -> None:
         self._server, self.pid, self._log = server, pid, log
+        self.pidfd = os.pidfd_open(pid)
 
     def stopped(self) -> bool:
         """Wait until a signal stops the process, or it ends; return whether it was stopped."""
@@ -45,6 +46,7 @@ class Started:
     def wait(self) -> Ended:
         """Wait for the end."""
         code = self._server.ask(op="wait", pid=self.pid)
+        os.close(self.pidfd)
         out, err = (self._log.with_suffix(end).read_text(errors="replace") for end in (".out", ".err"))
         return Ended(code, out, err)
 
@@ -103,10 +105,14 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if request["op"] == "start":
+            ready, say = os.pipe()
             answer: Any = os.fork()
             if answer == 0:
                 answers.close()
-                _end(_be_a_run(request))
+                _be_a_run(request, say)
+            os.close(say)
+            os.read(ready, 1)
+            os.close(ready)
         else:
             signal.signal(signal.SIGALRM, partial(_give_up, request["pid"]))
             signal.alarm(PATIENCE_S)
@@ -122,7 +128,7 @@ def _give_up(pid: int, number: int, frame: Any) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _be_a_run(request: dict[str, Any]) -> int:
+def _be_a_run(request: dict[str, Any], ready: int) -> NoReturn:
     import fault_points
 
     from rlox.cli.main import main
@@ -138,7 +144,8 @@ def _be_a_run(request: dict[str, Any]) -> int:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if request["fault"] is not None:
         getattr(fault_points, request["fault"])(**request["given"])
-    return main(request["argv"])
+    os.close(ready)
+    _end(main(request["argv"]))
 
 
 def _end(code: int) -> NoReturn:

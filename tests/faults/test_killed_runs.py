@@ -33,11 +33,7 @@ class Killable:
         os.kill(self.pid, number)
 
     def _ends_within(self, timeout):
-        fd = os.pidfd_open(self.pid)
-        try:
-            return bool(select.select([fd], [], [], timeout)[0])
-        finally:
-            os.close(fd)
+        return bool(select.select([self._started.pidfd], [], [], timeout)[0])
 
 
 def test_runs_killed_at_random_times_end_as_if_nothing_had_happened(runs, tmp_path, monkeypatch):
