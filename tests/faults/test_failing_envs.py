@@ -22,7 +22,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "vec"), FAULTS)
+SLOW = {("raise", "async"), ("exit", "async")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "vec"), [pytest.param(*pair, marks=[pytest.mark.slow] if pair in SLOW else []) for pair in FAULTS]
+)
 def test_a_failing_environment_costs_no_step(runs, undisturbed, tmp_path, folder, kind, vec):
     run = start(runs, folder, *TWO, "--vec", vec, "--env-timeout", 0.5 if kind == "hang" else 60, env=fault(tmp_path, kind, 45))
     ended = run.wait()

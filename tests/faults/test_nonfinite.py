@@ -55,7 +55,7 @@ def test_losses_that_overflow_stop_the_run(runs, folder):
     [
         ("nan reward", "sync", ["reward is nan"]),
         ("nan obs", "sync", ["observation", "nan"]),
-        ("nan obs", "async", ["observation", "nan"]),
+        pytest.param("nan obs", "async", ["observation", "nan"], marks=pytest.mark.slow),
         ("wrong shape", "sync", ["position", "(3,)", "(2,)"]),
     ],
 )

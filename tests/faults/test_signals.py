@@ -23,6 +23,7 @@ from fault_runs import (
     step_of,
     train,
 )
+from kill_runs import OFFLINE, dataset
 
 from rlox import SAC
 from rlox.callbacks import Callback
@@ -127,12 +128,23 @@ def test_a_signal_to_the_whole_group_of_a_run_with_workers(runs, undisturbed, fo
 
 
 def test_no_worker_outlives_a_run_that_is_killed(runs, undisturbed, folder):
-    run = start(runs, folder, *ASYNC, fault="send", where="step", step=68, signals=["SIGSTOP"])
-    assert run.stopped() and len(members(run.pid)) >= 5
+    two = ("--n-envs", 2)
+    run = start(runs, folder, *two, "--vec", "async", fault="send", where="step", step=68, signals=["SIGSTOP"])
+    assert run.stopped() and len(members(run.pid)) >= 3
     os.kill(run.pid, signal.SIGKILL)
     assert run.wait().code == -signal.SIGKILL
     assert all_end(run.pid)
-    goes_on_exactly(runs, folder, undisturbed(*FOUR), *FOUR)
+    goes_on_exactly(runs, folder, undisturbed(*two), *two)
+
+
+def test_a_signal_to_an_offline_training(runs, tmp_path):
+    words = ("offline", "bc", *OFFLINE, "--dataset", dataset(tmp_path), "--env", "Pendulum-v1", "--eval-freq", 200, "-q")
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert runs.run(*words, "--run-dir", whole, cwd=tmp_path).code == 0
+    ended = runs.run(*words, "--run-dir", folder, cwd=tmp_path, fault="send", where="step", step=137, signals=["SIGUSR1"])
+    assert ended.code == 143 and status(folder)["step"] == 137 == step_of(folder / "checkpoints" / "last.pt")
+    assert runs.run("offline", "--resume", folder, cwd=tmp_path).code == 0
+    assert digest_of(folder) == digest_of(whole)
 
 
 class Ends(Callback):
