@@ -9,6 +9,7 @@ from .. import checkpoint
 from ..checkpoint.generation import Generation, Generations
 from ..errors import CheckpointError, CheckpointMismatchError, NotFoundError, printable
 from ..files import link_atomically, shortest
+from .directory import Run
 from .past import Past
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _go_on(algo: Any, launch: Launch) -> None:
     store = Generations(algo.run.path / "resume")
     generation = store.newest()
     if generation is None:
-        algo.run.start_over()
+        _start_over(algo.run)
         return
     algo._keeper.restore(store, generation)
     _publish(algo, generation)
@@ -39,17 +40,32 @@ def _go_on(algo: Any, launch: Launch) -> None:
     algo._to_say = []
 
 
+def _start_over(run: Run) -> None:
+    """Clear away what a process left that was killed before its first generation; nothing that anybody kept."""
+    kept = [path for path in run.checkpoints.glob("*.pt") if path.name != "best.pt"]
+    if kept:  # these are named after a generation is committed
+        newest = max(kept, key=lambda path: (path.name == "last.pt", path.name))
+        raise NotFoundError(
+            f"{shortest(run.path)} has checkpoints, but the state to go on from is gone: {shortest(run.path / 'resume')}",
+            hint=f"`--init-from {printable(shortest(newest))}` starts a new run from its weights",
+            param="--resume", value=str(run.path),
+        )  # fmt: skip
+    run.start_over()
+
+
 def _publish(algo: Any, generation: Generation) -> None:
-    """Give the model of a generation its names, where a process was killed between committing it and doing so."""
+    """Do what a process that was killed after it committed a generation has left: name its model, delete older ones."""
     from ..callbacks import CheckpointCallback
 
-    last = algo.run.checkpoints / "last.pt"
-    with contextlib.suppress(CheckpointError):
-        if checkpoint.file_digest(last) == generation.info["model_digest"]:
-            return
-    savers = [one for one in algo.callbacks if isinstance(one, CheckpointCallback)]
-    for path in [*savers[0].saved[-1:], last]:
+    saver = next(one for one in algo.callbacks if isinstance(one, CheckpointCallback))
+    for path in [*saver.saved[-1:], algo.run.checkpoints / "last.pt"]:
+        with contextlib.suppress(CheckpointError):
+            if checkpoint.file_digest(path) == generation.info["model_digest"]:
+                continue
         link_atomically(generation.path("model"), path)
+    for path in algo.run.checkpoints.glob("step_*.pt"):
+        if saver.saved and path.name < saver.saved[0].name and path not in saver.saved:
+            path.unlink(missing_ok=True)
 
 
 def _fork(algo: Any, past: Past) -> None:

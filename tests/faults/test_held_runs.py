@@ -50,6 +50,15 @@ def test_a_kill_at_each_point_of_a_commit_is_gone_on_from(runs, undisturbed, fol
     goes_on_exactly(runs, folder, undisturbed())
 
 
+def test_a_run_whose_state_was_deleted_keeps_its_checkpoints(runs, killed, folder):
+    shutil.copytree(killed, folder)
+    shutil.rmtree(folder / "resume")
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    ended = train(runs, folder)
+    assert ended.code == 3 and "the state to go on from is gone" in ended.err and "--init-from" in ended.err, ended.err
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+
+
 def test_a_run_that_is_going_on_is_refused_to_others(runs, undisturbed, folder):
     run = start(runs, folder, fault="send", where="step", step=93, signals=["SIGSTOP"])
     assert run.stopped()
