@@ -20,6 +20,7 @@ from .envs import Episode
 from .envs.watchdog import no_hanging
 from .errors import ConfigError, DivergedError, EnvError, printable
 from .learner import Metrics
+from .signals import EXIT_CODES
 
 
 @dataclass(slots=True)
@@ -117,8 +118,7 @@ class Terminated(SystemExit):
     """A second signal: leave at once, wherever training is, with the exit code of that signal."""
 
     def __init__(self, number: int) -> None:
-        # SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
-        self.exit_code = 128 + (signal.SIGTERM if number == getattr(signal, "SIGUSR1", None) else number)
+        self.exit_code = EXIT_CODES[number]
         super().__init__(self.exit_code)
 
 
@@ -139,7 +139,7 @@ class Interrupt:
         Whether a live panel is on the terminal: what is said then goes below it, and the cursor back into it.
     """
 
-    SIGNALS: ClassVar[tuple[str, ...]] = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    SIGNALS: ClassVar[tuple[str, ...]] = tuple(signal.Signals(number).name for number in EXIT_CODES)
     # `timeout` and schedulers signal a process and then its group: what follows that soon is the same request.
     TOGETHER_S: ClassVar[float] = 0.2
 
@@ -159,9 +159,8 @@ class Interrupt:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        numbers = [getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)]
         # A parent that ignores SIGHUP (nohup) keeps it ignored.
-        old = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+        old = {n: signal.getsignal(n) for n in EXIT_CODES if signal.getsignal(n) is not signal.SIG_IGN}
         for number in old:
             signal.signal(number, self._note)
         try:

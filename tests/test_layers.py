@@ -12,7 +12,7 @@ import rlox
 PACKAGE = Path(rlox.__file__).parent
 ORDER = [
     {"errors"},
-    {"seeding", "files", "registry"},
+    {"seeding", "files", "registry", "signals"},
     {"user_code"},
     {"config"},
     {"_ext"},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..files import shortest, slug
 from ..registry import Kind
+from ..signals import EXIT_CODES
 from ._options import Flag
 from ._output import current
 
@@ -46,7 +47,7 @@ def count(text: str | None, flag: str, most: int) -> int:
 def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_jobs: int, runs_dir: str) -> int:
     """Make the runs of a plan for ``n_seeds`` seeds and show what they come to; return the exit code."""
     from ..runs.past import values_digest
-    from ..runs.pool import CODES, Pool, find_jobs
+    from ..runs.pool import Pool, find_jobs
 
     out, resolved = current(), plan.resolved
     if given["resume"] not in (None, "auto"):
@@ -76,7 +77,7 @@ def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_job
         pool.run(changed)
     _report(jobs, given)
     if pool.signal is not None:
-        return CODES[pool.signal]  # type: ignore[index]
+        return EXIT_CODES[pool.signal]
     return next((job.exit_code for job in jobs if job.exit_code), 0)
 
 

@@ -23,6 +23,7 @@ from typer._click.exceptions import NoArgsIsHelpError
 from .. import __version__
 from ..errors import WriteError
 from ..files import shortest
+from ..signals import EXIT_CODES
 from ..user_code import UserCodeError
 from ._commands import Builder, Group
 from ._errors import BROKEN_PIPE, Failure, failure_of, save_traceback
@@ -44,8 +45,6 @@ _COMMANDS = {
     "dataset": ("Look at datasets and collect them", "rlox.cli.dataset"),
     "runs": ("Look at runs, compare and plot them", "rlox.cli.runs"),
 }
-# SIGUSR1 is what SLURM sends before a limit; it ends a command as SIGTERM does.
-_SIGNALS = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 143}
 
 
 class _Stopped(BaseException):
@@ -245,13 +244,12 @@ def _signals() -> Iterator[None]:
     """Let the signals that end a process unwind it, so that nothing half written stays. Ignored ones stay ignored."""
 
     def stop(number: int, frame: Any) -> None:
-        raise _Stopped(_SIGNALS[signal.Signals(number).name])
+        raise _Stopped(EXIT_CODES[number])
 
     saved = {}
     with contextlib.suppress(ValueError):  # not the main thread
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        for number in EXIT_CODES:
+            if signal.getsignal(number) is signal.SIG_DFL:
                 saved[number] = signal.signal(number, stop)
     try:
         yield

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import slug
+from ..signals import EXIT_CODES
 from .past import Past
 
 POLL_S = 0.5
 TAIL_BYTES = 16384
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Pool:
 
         saved = {}
         if threading.current_thread() is threading.main_thread():
-            saved = {n: signal.signal(n, hand_on) for n in CODES if signal.getsignal(n) is not signal.SIG_IGN}
+            saved = {n: signal.signal(n, hand_on) for n in EXIT_CODES if signal.getsignal(n) is not signal.SIG_IGN}
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config.resolve import Resolved
 from ..errors import (
@@ -21,6 +21,7 @@ from ..errors import (
 )
 from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
+from ..signals import EXIT_CODES
 from ..user_code import blaming
 from .begin import begin
 from .commands import eval_command, resume_command
@@ -30,11 +31,6 @@ from .past import Past
 from .plan import Plan, Target, make_plan
 from .threads import threads
 
-if TYPE_CHECKING:
-    pass
-
-# SIGUSR1 is what SLURM sends before a limit; it ends a run as SIGTERM does.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 FINAL_STREAM = "final-evaluation"
 
 
