@@ -90,6 +90,7 @@ class Algorithm:
         self.boundary = Boundary()
         self.exact: list[str] = []
         self._keeper = Keeper(self)
+        self._sampler: Policy | None = None  # of sampled predictions, made when it is first needed
         self._to_say: list[str] = []  # why going on is not exact, said once training does go on
         self.custom: list[str] = []
 
@@ -181,7 +182,7 @@ class Algorithm:
         if deterministic:
             actions = self.policy().act(rows)
         else:
-            self._sampler = getattr(self, "_sampler", None) or Policy(self, self.seed, "predict", None)
+            self._sampler = self._sampler or Policy(self, self.seed, "predict", None)
             self._sampler._normalizer = None if self.normalizer is None else self.normalizer.frozen()
             actions = self._sampler.act(rows, deterministic=False)
         if self.act_space.discrete:
@@ -308,6 +309,8 @@ class Algorithm:
         """Take over a state from :meth:`state_dict`; CheckpointError names what does not fit."""
         with fitting(self):
             self.step, self.n_updates = int(state["step"]), int(state["n_updates"])
+            if min(self.step, self.n_updates) < 0:
+                raise ValueError(f"step is {self.step} and n_updates {self.n_updates}, must be at least 0")
             self.episodes.load_state_dict(state["episodes"])
             if state["normalizer"] is not None:
                 if self.normalizer is None:
@@ -330,6 +333,7 @@ class Algorithm:
             "elapsed_s": self.elapsed_s,
             "exact": list(self.exact),
             "metrics": figures,
+            "sampler": None if self._sampler is None else self._sampler.state_dict(),
             "callbacks": self.callbacks.state_dict(),
             "loggers": self.loggers.state_dict(),
         }
@@ -341,6 +345,9 @@ class Algorithm:
         self.stopping, self.elapsed_s = bool(state["stopping"]), float(state["elapsed_s"])
         self.exact += [why for why in state["exact"] if why not in self.exact]
         self.metrics.put(state["metrics"])
+        if state["sampler"] is not None:
+            self._sampler = Policy(self, self.seed, "predict", None)
+            self._sampler.load_state_dict(state["sampler"])
         for watchers, saved in ((self.callbacks, state["callbacks"]), (self.loggers, state["loggers"])):
             if saved is not None:  # None: of a run that this one was forked from
                 watchers.load_state_dict(saved)

@@ -188,14 +188,20 @@ class Metrics(Mapping[str, float]):
 def gather_state(owner: object, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return copies of the state of every attribute that has one: modules, optimizers, generators, normalisers, …"""
     state: dict[str, Any] = {}
+    for name, value in stateful(owner, skip):
+        state[name] = value.get_state() if isinstance(value, torch.Generator) else _owned(value.state_dict())
+    return state
+
+
+def stateful(owner: object, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes that have a state, members of lists, tuples and dicts as ``name.0`` or ``name.key``."""
     for name, value in vars(owner).items():
         if name in skip:
             continue
-        if isinstance(value, torch.Generator):
-            state[name] = value.get_state()
-        elif callable(getattr(value, "state_dict", None)):
-            state[name] = _owned(value.state_dict())
-    return state
+        members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        for where, one in [(name, value), *((f"{name}.{key}", member) for key, member in members)]:
+            if isinstance(one, torch.Generator) or callable(getattr(one, "state_dict", None)):
+                yield where, one
 
 
 def _owned(value: Any) -> Any:
@@ -214,9 +220,7 @@ def _owned(value: Any) -> Any:
 
 def restore_state(owner: object, state: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
     """Load what :func:`gather_state` returned; KeyError names an attribute that is missing."""
-    for name, value in vars(owner).items():
-        if name in skip:
-            continue
+    for name, value in stateful(owner, skip):
         if isinstance(value, torch.Generator):
             value.set_state(state[name])
         elif isinstance(value, nn.Module):
@@ -237,7 +241,7 @@ class Learner:
 
     def networks(self) -> Iterator[nn.Module]:
         """Yield the networks that are trained, targets left out."""
-        for value in vars(self).values():
+        for _, value in stateful(self):
             if isinstance(value, nn.Module) and any(p.requires_grad for p in value.parameters()):
                 yield value
 

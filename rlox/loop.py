@@ -88,6 +88,7 @@ class Boundary:
 
     def __init__(self) -> None:
         self.is_here = True
+        self.is_untouched = True  # nothing of the step under way is kept yet
         self._waiting: list[Callable[[], object]] = []
 
     def call(self, call: Callable[[], object]) -> None:
@@ -99,11 +100,11 @@ class Boundary:
 
     def inside(self) -> None:
         """A step begins."""
-        self.is_here = False
+        self.is_here, self.is_untouched = False, True
 
     def reach(self) -> None:
         """A step is over: make the calls that waited."""
-        self.is_here = True
+        self.is_here = self.is_untouched = True
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
@@ -234,7 +235,8 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
             algo.check_finite()
         except BaseException as raised:
             reason, error = _reason_for(raised), raised
-            algo.torn = not isinstance(raised, EnvError)  # an environment fails before anything of its step is kept
+            # An environment that training steps in fails before anything of the step is kept; one of a callback's does not.
+            algo.torn = not (isinstance(raised, EnvError) and algo.boundary.is_untouched)
             raise
         finally:
             algo.signal = interrupt.signal
@@ -276,6 +278,7 @@ def _advance_until(algo: Any, end: int, interrupt: Interrupt) -> str:
     while algo.step < end and not algo.stopping and interrupt.signal is None:
         algo.boundary.inside()
         for event in algo.advance():
+            algo.boundary.is_untouched = False
             phases.switch("other")
             if isinstance(event, Stepped):
                 algo.step += event.steps

@@ -7,6 +7,7 @@ the middle of their episodes, callbacks, positions of loggers, figures not yet l
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from . import checkpoint
 from .buffers.blocks import RingBlocks
 from .checkpoint.generation import Generation, Generations, folder_of
 from .checkpoint.recorded import recorded, versions
+from .config.fields import options_of
 from .errors import CheckpointError, CheckpointMismatchError, ConfigError, printable
 from .files import link_atomically
 
@@ -79,7 +81,8 @@ class Keeper:
 
     def restore(self, store: Generations, generation: Generation) -> None:
         """Take over a generation whole; what is saved next in its folder keeps what did not change."""
-        state, _ = checkpoint.load(generation.path("model"))
+        state, manifest = checkpoint.load(generation.path("model"))
+        check_same(manifest, self._algo)
         self._algo.load_state_dict(state)
         self.take(store, generation)
 
@@ -152,6 +155,24 @@ def rebuild(
     return algo
 
 
+def check_same(manifest: Mapping[str, Any], algo: Algorithm) -> None:
+    """Raise CheckpointMismatchError, naming what differs, unless a model is of an algorithm made like this one."""
+    here = {o.name for o in options_of(type(algo.config)) if o.section == "hardware"} if algo.config is not None else set()
+
+    def told(of: Mapping[str, Any]) -> dict[str, str]:
+        config, env = of.get("config"), of.get("env")
+        values = {name: of.get(name) for name in ("algorithm", "kind", "seed", "n_envs", "batch_size", "spaces")}
+        values |= {f"env.{k}": env.get(k) for k in ("id", "kwargs")} if isinstance(env, dict) else {}
+        values |= {k: v for k, v in config.items() if k not in here} if isinstance(config, dict) else {}
+        return {key: json.dumps(value, sort_keys=True, default=str) for key, value in values.items()}
+
+    saved, ours = told(manifest), told(algo.manifest())
+    changed = [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]
+    if changed:
+        words = ", ".join(f"{printable(k)} was {printable(saved.get(k), 60)}, is {printable(ours.get(k), 60)}" for k in changed[:4])
+        raise CheckpointMismatchError(f"the saved state is of another run: {words}", param=changed[0])
+
+
 def reasons(algo: Algorithm) -> list[str]:
     """Return why what is saved now could not be gone on from exactly; empty when it could."""
     why = list(algo.exact)
@@ -196,7 +217,7 @@ def fitting(algo: Algorithm) -> Iterator[None]:
         yield
     except CheckpointMismatchError:
         raise
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
         raise CheckpointError(f"the state does not fit {type(algo).__name__}: {printable(what)}") from error
 

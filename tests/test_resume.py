@@ -16,7 +16,7 @@ from rlox import OfflineDatasetBuffer, ReplayBuffer
 from rlox.callbacks import Callback, CheckpointCallback, EarlyStoppingCallback, EvalCallback
 from rlox.checkpoint import read_manifest
 from rlox.checkpoint.generation import Generations
-from rlox.errors import CheckpointMismatchError, EnvError
+from rlox.errors import CheckpointError, CheckpointMismatchError, EnvError
 from rlox.logging import JSONLLogger
 from rlox.offline.base import OfflineAlgorithm
 from rlox.registry import algorithm_names, get_algorithm
@@ -395,6 +395,112 @@ def test_an_offline_algorithm_of_the_users_own_goes_on(tmp_path):
     second = OwnOffline.from_checkpoint(tmp_path / "half.pt", dataset=data())
     second.train(N)
     assert_same(whole, second, tmp_path)
+
+
+class Everything(OfflineAlgorithm):
+    """Keeps its state in all the ways that a user may think of."""
+
+    def __init__(self, dataset, **kwargs):
+        self.beta = 1.0
+        super().__init__(dataset, **kwargs)
+        self.heads = [torch.nn.Linear(self.obs_dim, self.act_dim) for _ in range(2)]
+        self.by_name = {"extra": torch.nn.Linear(self.obs_dim, self.act_dim)}
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+        self.ema = torch.zeros(())
+        self.count = np.zeros(2)
+        heads = [*self.heads, *self.by_name.values()]
+        self.optimizer = torch.optim.Adam([self.log_scale, *(p for h in heads for p in h.parameters())], lr=1e-2)
+
+    def _update(self, batch):
+        self.beta *= 0.99
+        outputs = [h(batch["obs"]) for h in (*self.heads, *self.by_name.values())]
+        loss = sum((o * self.log_scale.exp() - batch["actions"]).square().mean() for o in outputs) * self.beta
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.ema = 0.9 * self.ema + 0.1 * loss.detach()
+        self.count[1] += self.ema.item()
+        return {"loss": loss}
+
+
+def test_an_offline_algorithm_may_keep_its_state_in_numbers_arrays_and_lists(tmp_path):
+    whole, first = Everything(data(), batch_size=8), Everything(data(), batch_size=8)
+    whole.train(2 * N)
+    first.train(N)
+    first.save(tmp_path / "half.pt", resume=True)
+    second = Everything.from_checkpoint(tmp_path / "half.pt", dataset=data())
+    second.train(N)
+    assert second.beta == whole.beta and second.ema == whole.ema and (second.count == whole.count).all()
+    assert second.log_scale.item() == whole.log_scale.item() != 0
+    assert_same(whole, second, tmp_path)
+
+
+def test_an_evaluation_that_fails_leaves_the_state_before_its_step(tmp_path):
+    class Fragile(gym.Wrapper):
+        def step(self, action):
+            raise OSError("the display is gone")
+
+    watchers = [CheckpointCallback(20, tmp_path, verbose=False, resume=True)]
+    algo = make("sac", callbacks=[EvalCallback(lambda: Fragile(gym.make("Pendulum-v1")), 50, 1, verbose=False), *watchers])
+    with pytest.raises(EnvError, match="the display is gone"):
+        algo.train(N)
+    second = load("sac", tmp_path / "last.pt")
+    assert second.step == 40  # not 50: the updates of that step are missing in what is there
+    whole = make("sac")
+    whole.train(N)
+    second.train(N - 40)
+    one, other = (whole_state(a, tmp_path, name) for a, name in ((whole, "w"), (second, "s")))
+    assert differing(one["model"], other["model"]) == []
+
+
+def test_a_callback_starts_its_periods_where_the_model_is(tmp_path):
+    make("sac").save(tmp_path / "m.pt")
+    algo = make("sac")
+    algo.train(55)
+    algo.save(tmp_path / "m.pt")
+    watcher = EvalCallback(eval_freq=50, n_eval_episodes=1, verbose=False)
+    with pytest.warns(UserWarning, match="empty replay buffer"):
+        load("sac", tmp_path / "m.pt", callbacks=watcher).train(50)
+    assert [step for step, _ in watcher.eval_results] == [100, 105]
+
+
+def test_sampled_predictions_go_on_too(tmp_path):
+    algo = make("sac")
+    algo.train(30)
+    algo.predict(np.zeros(3), deterministic=False)
+    algo.save(tmp_path / "a.pt", resume=True)
+    next_one = algo.predict(np.zeros(3), deterministic=False)
+    assert load("sac", tmp_path / "a.pt").predict(np.zeros(3), deterministic=False) == next_one
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("envs",), "text"), (("envs", "obs"), np.zeros((1, 9), np.float32)), (("envs", "seed"), 9),
+        (("actions",), "text"), (("total_steps",), float("inf")), (("callbacks",), 3), (("metrics",), [1]),
+        (("explorers",), 3), (("stored",), None),
+    ],
+)  # fmt: skip
+def test_a_state_that_makes_no_sense_is_a_bad_checkpoint(where, value, tmp_path):
+    algo = make("sac")
+    algo.train(30)
+    state = algo.resume_state() | {"ring": None}
+    inner = state
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    algo.resume_state = lambda: state
+    algo._ring = lambda make=False: None
+    algo.save(tmp_path / "a.pt", resume=True)
+    with pytest.raises(CheckpointError, match="does not fit SAC"):
+        load("sac", tmp_path / "a.pt")
+
+
+def test_a_saved_list_of_other_files_is_refused(tmp_path):
+    saver = CheckpointCallback(20, tmp_path, verbose=False, keep_last=1, resume=True)
+    for name in ("thesis.docx", "../step_000000020.pt", "best.pt"):
+        with pytest.raises(ValueError, match="must be names of checkpoints"):
+            saver.load_state_dict({**saver.state_dict(), "saved": [name]})
 
 
 def test_another_dataset_is_refused(tmp_path):

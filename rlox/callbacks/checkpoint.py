@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import printable
 from ..files import link_atomically, make_parents, shortest
 from ..logging.period import Period, check_period
 from .base import Callback
 from .context import StepCount, at_boundary, check_finite, during, flush, log_event, own_folder, require, tell
+
+STEP_FILE = re.compile(r"step_[0-9]{9,15}\.pt")
 
 
 class CheckpointCallback(Callback):
@@ -77,9 +81,7 @@ class CheckpointCallback(Callback):
 
     def on_training_start(self, **kwargs: Any) -> None:
         self._bind(kwargs)
-        step = self._count.stay(kwargs)
-        if step < self._period.last:  # another training that counts from its own beginning
-            self._period.last = step
+        step = self._period.last = self._count.stay(kwargs)
         if self._algo is None:
             return
         path = self._file(step)
@@ -120,9 +122,12 @@ class CheckpointCallback(Callback):
         self._count.step = state["step"]
         self._period.last = state["period"]
         self._saved_at = None if state["saved_at"] is None else (state["saved_at"][0], state["saved_at"][1])
+        # Whoever made the file may have put any names there, and what is on the list is deleted one day.
+        names = [*state["saved"], *([] if state["passing"] is None else [state["passing"]])]
+        if not all(isinstance(name, str) and STEP_FILE.fullmatch(name) for name in names):
+            raise ValueError(f"saved lists {printable(names)}, must be names of checkpoints")
         self._passing, self._owes_event = state["passing"], state["owes_event"]
-        folder = self._folder()
-        self.saved = [folder / Path(name).name for name in state["saved"]]
+        self.saved = [self._folder() / name for name in state["saved"]]
 
     def _bind(self, kwargs: Mapping[str, Any]) -> None:
         algo = kwargs.get("algo")

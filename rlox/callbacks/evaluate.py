@@ -114,9 +114,7 @@ class EvalCallback(Callback):
 
     def on_training_start(self, **kwargs: Any) -> None:
         self._bind(kwargs)
-        step = self._count.stay(kwargs)
-        if step < self._period.last:  # another training that counts from its own beginning
-            self._period.last = step
+        self._period.last = self._count.stay(kwargs)
         if self._algo is not None and self.best_model_path is not None:
             self._best_file()  # a folder that must not be written to is refused before the first step
 

@@ -94,9 +94,7 @@ class VideoRecordingCallback(Callback):
 
     def on_training_start(self, **kwargs: Any) -> None:
         self._bind(kwargs)
-        step = self._count.stay(kwargs)
-        if step < self._period.last:  # another training that counts from its own beginning
-            self._period.last = step
+        self._period.last = self._count.stay(kwargs)
 
     def on_step(self, **kwargs: Any) -> None:
         step = self._count.advance(kwargs)

@@ -25,7 +25,8 @@ from ..signals import EXIT_CODES
 from ..user_code import blaming
 from .begin import begin
 from .commands import eval_command, resume_command
-from .directory import Run, create_run, kept_checkpoint, now
+from .directory import Run, create_run, kept_checkpoint
+from .lock import now
 from .meta import describe, describe_again
 from .past import Past
 from .plan import Plan, Target, make_plan
@@ -120,6 +121,7 @@ class _Session:
     def __init__(self, plan: Plan, launch: Launch, run: Run) -> None:
         self.plan, self.launch, self.run, self.resolved = plan, launch, run, plan.resolved
         self.since = time.monotonic()
+        self.began = False
         self.algo: Any = None
         self.equipment: Any = None
         run.on_leave = [self._left, launch.left]
@@ -129,8 +131,10 @@ class _Session:
         try:
             with threads(self.plan.threads), blaming(self.plan.target.load()):
                 self._prepare()
+                self.began = True
                 self.run.status("running", started=now(), pid=os.getpid(), step=self.algo.step)
-                self.algo.train(max(self.resolved["run.steps"] - self.algo.step, 0))
+                if not self._was_stopped():
+                    self.algo.train(max(self.resolved["run.steps"] - self.algo.step, 0))
                 outcome = self._conclude()
         except BaseException as error:
             self._failed(error)
@@ -142,6 +146,11 @@ class _Session:
         inside: dict[str, Any] = {name: f"checkpoints/{name}.pt" for name in ("best", "last") if name in outcome.result}
         self.run.status(status, outcome.exit_code, **(outcome.result | inside))
         return outcome
+
+    def _was_stopped(self) -> bool:
+        """Whether a limit had ended this run before a kill, so that only the end of it is missing."""
+        stopped = self.launch.resume is not None and self.algo.reason == "stopped" and self.equipment.stopped_by()
+        return bool(stopped) and self.resolved["run.steps"] <= self.algo.total_steps
 
     def _prepare(self) -> None:
         """Write what describes the run and build the algorithm; a new run that cannot begin leaves nothing."""
@@ -274,8 +283,8 @@ class _Session:
 
     def _failed(self, error: BaseException) -> None:
         """Write the status of a run that ended in an exception, and say what is left of it."""
-        if not self.run.path.is_dir():
-            return  # it never began
+        if not self.run.path.is_dir() or (self.launch.resume is not None and not self.began):
+            return  # it never began, or is as it was before
         code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
         ended = "diverged" if isinstance(error, DivergedError) else "failed"
         status = ended if isinstance(error, Exception) else "interrupted"

@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
 
 
 def digest_of(folder: Path) -> str:
-    return digest(folder / "resume", folder / "metrics.jsonl")
+    return digest(folder / "resume", folder / "metrics.jsonl", *sorted((folder / "checkpoints").glob("*.pt")))
 
 
 def killed_at(step: int, folder: Path, *more: object) -> None:

@@ -1,6 +1,6 @@
 """Kill runs at random times, let them go on until they finish, and compare each with the run that nobody killed.
 
-    python tests/faults/kill_runs.py                  # everything: 50 runs of sac, 20 of bc and cql
+    python tests/faults/kill_runs.py                  # everything: 53 runs of sac, 20 of bc and cql
     python tests/faults/kill_runs.py --only sac --runs 5
 
 Each run must end with the digest of the undisturbed run of its kind (see run_digest.py), and leave no temporary file.
@@ -63,6 +63,7 @@ def kinds() -> dict[str, Kind]:
         "sac normalize_obs": Kind([*SAC, *PENDULUM, *TINY, "--normalize-obs"], 5),
         "sac small ring": Kind([*SAC, *PENDULUM, *TINY, "--buffer-size", "250"], 4),
         "sac own actor": Kind([], 5, own=True),
+        "sac stop_at": Kind([*SAC, *PENDULUM, *TINY, "--stop-at", "-5000"], 3),
     }
     for algorithm, extra in (("bc", []), ("cql", ["--n-actions", "2"])):
         for storage in ("ram", "mmap"):
@@ -197,7 +198,9 @@ def digest_of(kind: Kind, folder: Path) -> str:
     if kind.own:
         return digest(folder / "last.resume", folder / "metrics.jsonl")
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
-    return digest(folder / "resume", folder / "metrics.jsonl")
+    models = sorted((folder / "checkpoints").glob("*.pt"))
+    assert {"best.pt", "last.pt"} < {path.name for path in models}
+    return digest(folder / "resume", folder / "metrics.jsonl", *models)
 
 
 if __name__ == "__main__":

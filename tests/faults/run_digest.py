@@ -18,13 +18,15 @@ from rlox import checkpoint
 from rlox.checkpoint.generation import Generation, Generations
 
 
-def digest(resume: Path, metrics: Path) -> str:
-    """Return the digest of the newest generation in ``resume`` and of the rows in ``metrics``."""
+def digest(resume: Path, metrics: Path, *models: Path) -> str:
+    """Return the digest of the newest generation in ``resume``, of the rows in ``metrics``, and of model files."""
     generation = Generations(resume).newest()
     assert generation is not None, f"no generation in {resume}"
     total = hashlib.sha256()
     for name, value in sorted(generation_state(generation).items()):
         feed(total, name, value)
+    for path in models:
+        feed(total, path.name, checkpoint.load(path)[0])
     for row in rows(metrics):
         total.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return total.hexdigest()
