@@ -14,8 +14,8 @@ import pytest
 
 from rlox.errors import WriteError
 from rlox.runs import Run, create_run
-from rlox.runs.directory import lock_holder
 from rlox.runs.limits import Once, ReturnReached, TimeLimit
+from rlox.runs.lock import lock_holder
 from rlox.runs.meta import code, machine
 
 

@@ -72,12 +72,12 @@ def failure_of(error: BaseException) -> Failure:
 
 def save_traceback(error: BaseException, run: Path | None) -> Path | None:
     """Write the traceback to ``<run>/crash.log``, without a run to a temporary file; None when even that fails."""
+    if run is not None and run.is_dir():
+        from ..runs.directory import write_crash_log
+
+        return write_crash_log(run, error)
     text = "".join(traceback.format_exception(error))
     try:
-        if run is not None and run.is_dir():
-            path = run / "crash.log"
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return path
         fd, name = tempfile.mkstemp(prefix="rlox-crash-", suffix=".log")
         with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)

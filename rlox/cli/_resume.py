@@ -45,6 +45,7 @@ def algorithm_of(group: str, kind: Kind, args: list[str]) -> str:
 
 def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     """Return the run that ``--resume`` means, None for a new one."""
+    from ..runs.left import check_not_lost
     from ..runs.past import find_past
 
     text, run_dir = given["resume"], given["run_dir"]
@@ -71,6 +72,7 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
             hint=f"`rlox {'train' if target.kind == 'online' else 'offline'} {printable(recorded)} --resume {printable(text)}`",
         )  # fmt: skip
     if given["resume"] != "auto" and not past.has_generation:
+        check_not_lost(past.path)
         raise NotFoundError(f"nothing to resume in {shortest(past.path)}: it has no checkpoint to go on from",
                             param="--resume", value=text, hint="start it again, without `--resume`")  # fmt: skip
     return past

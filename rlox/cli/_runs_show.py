@@ -16,7 +16,7 @@ from ..config.sections import Section
 from ..config.toml import toml_value
 from ..errors import RloxError
 from ..files import shortest
-from ..runs.directory import lock_holder
+from ..runs.lock import lock_holder
 from ..runs.reading import Progress, RunRecord, measured, pick_run, progress
 from ._commands import Command
 from ._completion import run_paths

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import secrets
@@ -17,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RloxError, WriteError, printable
-from ..files import atomic_write_text, fsync_folder, make_parents, remove_temporaries, shortest, slug, write_error
+from ..files import atomic_write, atomic_write_text, fsync_folder, make_parents, shortest, slug, write_error
+from .left import check_not_lost, check_own, has_generation, tidy
+from .lock import hold, lock_holder, now
 
 LINK = "checkpoints"
 LEAVE_WITHIN_S = 0.3  # then the system ends what a second signal has not ended
@@ -46,11 +46,8 @@ class Run:
         self.linked = False
         self.on_leave: list[Callable[[int], object]] = []
         self._made: list[Path] = []
-        self._lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = hold(path)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._lock, 0)
-            os.write(self._lock, f"{os.getpid()} {now()}\n".encode())
             self.checkpoints.mkdir(exist_ok=True)
         except BaseException:
             self.close()
@@ -87,25 +84,42 @@ class Run:
         ------
         WriteError
             A living process holds it, or it cannot be written.
+        RunError
+            Something in it leads elsewhere: nothing was written.
+        NotFoundError
+            It has checkpoints and no state to go on from: nothing but the lock was written.
         """
-        from ..checkpoint.generation import Generations
-
+        whole = Path(os.path.abspath(path))
+        check_own(whole)
         try:
-            run = cls(Path(os.path.abspath(path)))
+            run = cls(whole)
         except BlockingIOError:
             raise cls._taken(path) from None
         except (OSError, ValueError) as error:
             raise write_error(path, error) from error
-        for folder in (run.path, run.checkpoints):
-            remove_temporaries(folder)
-        Generations(run.path / "resume").tidy()
+        try:
+            check_own(whole)  # once more, now that nobody else goes on with it
+            if not has_generation(whole):
+                check_not_lost(whole)
+            tidy(whole)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     def start_over(self) -> None:
-        """Remove what a process left that was killed before its first whole generation; nothing else is removed."""
-        left = ["metrics.jsonl", "crash.log", *(p.name for p in self.path.glob("events.out.tfevents.*"))]
-        for path in [*(self.path / name for name in left), *self.checkpoints.glob("*.pt")]:
-            path.unlink(missing_ok=True)
+        """Remove what a process left that was killed before its first whole generation; nothing else is removed.
+
+        Raises
+        ------
+        NotFoundError
+            There was one: nothing was removed.
+        """
+        check_not_lost(self.path)
+        left = ["metrics.jsonl", "crash.log", "checkpoints/best.pt"]
+        left += [p.name for p in self.path.glob("events.out.tfevents.*")]
+        for name in left:
+            (self.path / name).unlink(missing_ok=True)
 
     @staticmethod
     def _taken(path: Path) -> WriteError:
@@ -153,12 +167,7 @@ class Run:
 
     def crash(self, error: BaseException) -> Path | None:
         """Write the traceback to ``crash.log``; None where the disk is full."""
-        path = self.path / "crash.log"
-        try:
-            path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
-        except OSError:
-            return None
-        return path
+        return write_crash_log(self.path, error)
 
     def link(self) -> None:
         """Point ``./checkpoints`` at this run's, unless something that is no such link has that name.
@@ -221,40 +230,22 @@ def _create_or_collide(path: Path) -> Run:
         raise
 
 
+def write_crash_log(folder: Path, error: BaseException) -> Path | None:
+    """Write a traceback to ``crash.log`` of a run directory; None where it is gone, or the disk full."""
+    text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+    try:
+        return atomic_write(folder / "crash.log", lambda file: file.write(text)) if folder.is_dir() else None
+    except (OSError, WriteError):
+        return None
+
+
 def kept_checkpoint(run: Path) -> Path | None:
     """Return the newest model file of a run: the last one, else the best."""
     return next((p for p in (run / "checkpoints" / name for name in ("last.pt", "best.pt")) if p.is_file()), None)
 
 
-def lock_holder(path: Path) -> str | None:
-    """Return ``pid N since T`` when a living process holds a run directory.
-
-    Asking takes a shared lock on a file opened for reading, so that two who ask at the same time see no holder in each
-    other, and a run of somebody else's can be asked about.
-    """
-    try:
-        fd = os.open(path / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            return None
-        pid, _, since = os.read(fd, 100).decode("ascii", "replace").strip().partition(" ")
-        return f"pid {printable(pid)} since {printable(since)}"
-    finally:
-        os.close(fd)
-    return None
-
-
 def _as_json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, allow_nan=False, default=str) + "\n"
-
-
-def now() -> str:
-    """Return the time in UTC as text."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _points_into_a_run(link: Path) -> bool:

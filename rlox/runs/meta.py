@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from .directory import Run, now
+from .directory import Run
+from .lock import now
 from .past import Past, values_digest
 
 if TYPE_CHECKING:

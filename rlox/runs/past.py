@@ -15,6 +15,7 @@ from .. import __version__
 from ..config.resolve import Resolved, Schema, resolve, shown
 from ..errors import CheckpointMismatchError, NotFoundError, RunError, WriteError, printable
 from ..files import shortest
+from .left import check_own, has_generation
 from .reading import find_runs, pick_run, read_json
 
 MAY_DIFFER = ("run.steps", "run.max_time", "run.dataset", "checkpoint.link")  # the dataset's content is compared
@@ -46,13 +47,16 @@ class Past:
             There is none of that name.
         WriteError
             The folder is something else.
+        RunError
+            Something in it leads elsewhere.
         """
         if not path.is_dir():
             raise NotFoundError(f"no run at {printable(path)}", hint="`rlox runs list` shows those that there are",
                                 param="--resume", value=str(path))  # fmt: skip
-        if any(path.iterdir()) and not (path / "run.lock").exists() and not (path / "meta.json").exists():
+        if any(path.iterdir()) and not any(os.path.lexists(path / name) for name in ("run.lock", "meta.json")):
             raise WriteError(f"{printable(path)} exists and is no run directory", hint="choose another `--run-dir`",
                              param="--run-dir", value=str(path))  # fmt: skip
+        check_own(path)
         return cls(path, _read(path / "meta.json"), _read(path / "status.json"))
 
     @property
@@ -62,7 +66,7 @@ class Past:
     @property
     def has_generation(self) -> bool:
         """Whether there is something to go on from, damaged or not."""
-        return any((self.path / "resume").glob("*.json"))
+        return has_generation(self.path)
 
     @property
     def algorithm(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from ..errors import NotFoundError, WriteError, printable
 from ..files import fsync_folder, write_error
-from .directory import lock_holder
+from .left import check_own
+from .lock import hold, lock_holder
 
 _STEP = re.compile(r"step_([0-9]{1,18})\.pt")
 _NEVER = ("best.pt", "last.pt")
@@ -109,19 +109,17 @@ def prune(pruning: Pruning) -> None:
 def held(run: Path) -> Iterator[None]:
     """Hold the lock of a run directory; WriteError when a living process does. A folder without a lock is free."""
     try:
-        fd = os.open(run / "run.lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = hold(run, create=False)
     except FileNotFoundError:
         yield
         return
+    except BlockingIOError as error:
+        holder = lock_holder(run) or "another process"
+        raise WriteError(f"run directory {printable(run)} is locked by {holder}", value=str(run),
+                         hint="wait until the run has ended") from error  # fmt: skip
     except OSError as error:
         raise write_error(run / "run.lock", error) from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = lock_holder(run) or "another process"
-            raise WriteError(f"run directory {printable(run)} is locked by {holder}", value=str(run),
-                             hint="wait until the run has ended") from error  # fmt: skip
         yield
     finally:
         os.close(fd)
@@ -136,6 +134,7 @@ def _folders(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
             raise NotFoundError(f"{printable(folder)} {what}", hint="name a folder such as `runs/sac/Pendulum-v1/NAME`",
                                 value=str(folder))  # fmt: skip
         if (path / "checkpoints").is_dir():
+            check_own(path)
             return path, path / "checkpoints"
         if any(_STEP.fullmatch(name) or name in _NEVER for name in os.listdir(path)):
             return (path.parent if (path.parent / "run.lock").exists() else path), path

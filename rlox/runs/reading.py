@@ -16,7 +16,8 @@ from typing import Any
 from ..errors import ConfigError, NotFoundError, RloxError, RunError, printable
 from ..files import shortest
 from ..logging.read import read_metrics
-from .directory import lock_holder
+from .left import has_generation
+from .lock import lock_holder
 
 SCHEMA = "rlox.run/1"
 STATES = ("running", "finished", "interrupted", "diverged", "failed")
@@ -104,7 +105,7 @@ class RunRecord:
     @property
     def resumable(self) -> bool:
         """Whether it is not over and has something to go on from."""
-        return self.state not in ("running", "finished") and any((self.path / "resume").glob("*.json"))
+        return self.state not in ("running", "finished") and has_generation(self.path)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of ``metrics.jsonl``; none where there is no such file."""
