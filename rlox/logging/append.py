@@ -70,6 +70,8 @@ class AppendFile:
     ----------
     path : path-like
         Created when it is not there, with its parents.
+    follow : bool
+        Whether ``path`` may be a link; inside a run directory it would lead to a file that is not the run's.
 
     Raises
     ------
@@ -77,10 +79,11 @@ class AppendFile:
         When the file cannot be opened for writing.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.path = make_parents(path)
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (0 if follow else os.O_NOFOLLOW)
+            self._fd = os.open(self.path, flags, 0o644)
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except (OSError, ValueError) as error:
             raise write_error(path, error) from error
@@ -156,7 +159,9 @@ class AppendFile:
         return 0
 
 
-def open_lines(path: str | os.PathLike[str], start: bytes, since: Position | None = None) -> AppendFile:
+def open_lines(
+    path: str | os.PathLike[str], start: bytes, since: Position | None = None, *, follow: bool = True
+) -> AppendFile:
     """Open a text file to append lines, a torn last line cut off with a warning.
 
     Parameters
@@ -168,13 +173,15 @@ def open_lines(path: str | os.PathLike[str], start: bytes, since: Position | Non
     since : Position, optional
         Where to go on: what follows is cut off. When the file does not hold what was written up to there, a
         RuntimeWarning says so and lines are added to what is there.
+    follow : bool
+        Whether ``path`` may be a link.
 
     Raises
     ------
     WriteError
         When the file cannot be opened for writing, or holds something else.
     """
-    file = AppendFile(path)
+    file = AppendFile(path, follow=follow)
     try:
         if not file.begins_with(start):
             raise WriteError(

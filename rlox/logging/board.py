@@ -126,7 +126,7 @@ class TensorBoardLogger(LoggerCallback):
         self._second = max(int(time()), self._second)  # a clock that was set back must not change the order
         name = f"events.out.tfevents.{self._second:010d}.{self._series}.{self._n_files:03d}"
         self._n_files += 1
-        return AppendFile(folder / name)
+        return AppendFile(folder / name, follow=False)
 
     def _reopened(self, folder: Path) -> AppendFile:
         """Return the event file of the loaded state, cut back; where it is gone, a new one that says what is void."""
@@ -137,7 +137,7 @@ class TensorBoardLogger(LoggerCallback):
             except OSError as error:
                 raise write_error(later, error) from error
         if path.is_file() and not path.is_symlink():
-            file = AppendFile(path)
+            file = AppendFile(path, follow=False)
             if file.holds(position):
                 file.cut(position.size)
                 return file

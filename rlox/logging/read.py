@@ -12,13 +12,14 @@ from typing import IO, Any, NoReturn
 from ..errors import NotFoundError, printable
 from .text import SCHEMA
 
+_MAX_STEP = 2**53  # of what a float holds exactly
 _MAX_LINE = 1 << 20  # bytes; a row of a thousand metrics has 50,000
 
 
 def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a ``metrics.jsonl``, oldest first, one at a time.
 
-    A row is a dict with ``kind`` (text), ``step`` (integer, ≥ 0) and, for the kinds ``train`` and ``eval``, ``metrics``
+    A row is a dict with ``kind`` (text), ``step`` (integer, 0 to 2**53) and, for the kinds ``train`` and ``eval``, ``metrics``
     (a dict by outside name; NaN and infinities are None, listed in ``nonfinite``); other fields are as they were
     written. The first line, which names the schema, is no row. A torn last line and lines that are no rows are left
     out; one RuntimeWarning at the end says how many there were.
@@ -92,6 +93,8 @@ def _refuse(name: str) -> NoReturn:
 
 def _is_row(fields: dict[str, Any]) -> bool:
     kind, step, metrics = fields.get("kind"), fields.get("step"), fields.get("metrics")
-    if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool) or step < 0:
+    if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool):
+        return False
+    if not 0 <= step <= _MAX_STEP:
         return False
     return isinstance(metrics, dict) if kind in ("train", "eval") else True

@@ -32,9 +32,11 @@ class _LineLogger(LoggerCallback, ABC):
         self._file: AppendFile | None = None
         self._position: Position | None = None  # where the file was when it was closed, or where to go on
         self._goes_back = False
+        self._follow = True  # outside of run directories a log may be a link
 
     def open(self, run: Any = None) -> None:
         """Open the file, or create it."""
+        self._follow = run is None or not resolve(self.path).is_relative_to(resolve(run.path))
         self._opened()
 
     def on_train_step(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -67,7 +69,8 @@ class _LineLogger(LoggerCallback, ABC):
 
     def _open_lines(self, path: Path, start: bytes) -> AppendFile:
         """Open the file where it has to go on: once at the loaded position, later at its end."""
-        self._file = open_lines(path, start, self._position if self._goes_back else None)
+        since = self._position if self._goes_back else None
+        self._file = open_lines(path, start, since, follow=self._follow)
         self._goes_back = False
         return self._file
 
@@ -177,7 +180,7 @@ class CSVLogger(_LineLogger):
         columns = [*self._columns, *new]
         rows = _read_rows(file.path)[1:] if file.size else []
         _rewrite(file.path, _encoded([columns, *(row + [""] * (len(columns) - len(row)) for row in rows)]))
-        wider = open_lines(file.path, b"kind,step")
+        wider = open_lines(file.path, b"kind,step", follow=self._follow)
         file.close()
         self._file, self._columns = wider, columns
         return wider
