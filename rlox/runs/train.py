@@ -99,7 +99,6 @@ def train(target: Target, resolved: Resolved, launch: Launch) -> Outcome:
     for text in plan.notes:
         launch.note(text)
     run = _make_run(plan, launch)
-    launch.started(run, {"run": shortest(run.path), **plan.summary()})
     try:
         return _Session(plan, launch, run).execute()
     finally:
@@ -127,8 +126,9 @@ class _Session:
         run.on_leave = [self._left, launch.left]
 
     def execute(self) -> Outcome:
-        """Train and sum up; whatever happens, the status says it."""
+        """Train and sum up; whatever happens, the status says it, and a new run that cannot begin leaves nothing."""
         try:
+            self.launch.started(self.run, {"run": shortest(self.run.path), **self.plan.summary()})
             with threads(self.plan.threads), blaming(self.plan.target.load()):
                 self._prepare()
                 self.began = True
@@ -137,6 +137,8 @@ class _Session:
                     self.algo.train(max(self.resolved["run.steps"] - self.algo.step, 0))
                 outcome = self._conclude()
         except BaseException as error:
+            if not self.began and self.launch.resume is None:
+                self.run.discard()
             self._failed(error)
             raise
         finally:
@@ -153,21 +155,16 @@ class _Session:
         return bool(stopped) and self.resolved["run.steps"] <= self.algo.total_steps
 
     def _prepare(self) -> None:
-        """Write what describes the run and build the algorithm; a new run that cannot begin leaves nothing."""
+        """Write what describes the run and build the algorithm."""
         past = self.launch.resume
-        try:
-            if past is None or not past.meta:
-                describe(self.run, self.plan, self.launch)
-            self.algo = self._build()
-            self.algo.run = self.run
-            begin(self.algo, self.launch)
-            if past is not None and past.meta:
-                describe_again(self.run, self.plan, self.launch, past, self.algo.step)
-            self._check_disk()
-        except BaseException:
-            if past is None:
-                self.run.discard()
-            raise
+        if past is None or not past.meta:
+            describe(self.run, self.plan, self.launch)
+        self.algo = self._build()
+        self.algo.run = self.run
+        begin(self.algo, self.launch)
+        if past is not None and past.meta:
+            describe_again(self.run, self.plan, self.launch, past, self.algo.step)
+        self._check_disk()
 
     def _build(self) -> Any:
         """Construct the algorithm with the callbacks and loggers that anybody could pass."""
