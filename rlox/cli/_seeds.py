@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -57,11 +55,12 @@ def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_job
     seeds = [first + i for i in range(n_seeds)]
     if seeds[-1] > 2**32 - 1:
         raise ConfigError(f"--seeds {n_seeds} from seed {first} goes beyond {2**32 - 1}", param="--seeds")
-    jobs = find_jobs(seeds, values_digest(resolved, plan.target.name), parent,
-                     None if given["run_dir"] is None else Path(given["run_dir"]), given["name"])  # fmt: skip
+    digest = values_digest(resolved, plan.target.name)
+    where = None if given["run_dir"] is None else Path(given["run_dir"])
+    jobs = find_jobs(seeds, digest, parent, where, given["name"])
     for job in jobs:
         job.refresh()
-        if job.path.is_dir() and _is_over(job, resolved["run.steps"]):
+        if job.is_over(digest, resolved["run.steps"]):
             job.status, job.exit_code = "finished", 0
             out.note(f"seed {job.seed}: finished already in {shortest(job.path)}")
     words = _words(out.argv[1:], "train" if kind == "online" else "offline", plan.target.name)
@@ -79,12 +78,6 @@ def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_job
     if pool.signal is not None:
         return EXIT_CODES[pool.signal]
     return next((job.exit_code for job in jobs if job.exit_code), 0)
-
-
-def _is_over(job: Job, steps: int) -> bool:
-    from ..runs.past import Past
-
-    return Past.open(job.path).is_over(steps)
 
 
 def _threads(asked: int, n_jobs: int) -> int:
@@ -117,6 +110,9 @@ def _report(jobs: list[Job], given: dict[str, Any]) -> None:
     """Show each run's figures and what they come to together."""
     out = current()
     for job in jobs:
+        said = job.document.get("warnings")
+        for text in said if isinstance(said, list) else ():
+            out.warn(f"seed {job.seed}: {text}")
         if job.exit_code:
             out.warn(f"seed {job.seed} ended with exit code {job.exit_code}: {_why(job)}")
     if given["print_path"] and not out.json:
@@ -153,10 +149,9 @@ def _summarise(scores: list[float]) -> None:
 
 
 def _why(job: Job) -> str:
-    with contextlib.suppress(ValueError, AttributeError):
-        error = json.loads(job.said).get("error")
-        if isinstance(error, dict):
-            return str(error.get("message"))
+    error = job.document.get("error")
+    if isinstance(error, dict):
+        return str(error.get("message"))
     return f"`{shortest(job.path)}` has its status"
 
 

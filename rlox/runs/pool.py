@@ -23,12 +23,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ..errors import RloxError
 from ..files import slug
 from ..signals import EXIT_CODES
 from .past import Past
 
 POLL_S = 0.5
-TAIL_BYTES = 16384
+TAIL_BYTES = 16384  # of the metrics, which are read at each look
+KILLED = 7  # the exit code of a run that failed
 
 
 @dataclass
@@ -39,14 +41,14 @@ class Job:
     ----------
     seed : int
     path : Path
-        Its run directory, there already or not.
+        Its run directory, there already or not; what it holds counts only where it is a run of this seed.
     status : str
         waiting, running, or as in ``status.json``.
     step : int
     return_mean, eval_return_mean : float or None
         Of the last 100 episodes, and of the last evaluation.
     exit_code : int or None
-        Of its process, 0 for one that had nothing left to do.
+        Of its process, 0 for one that had nothing left to do; 7 for one that something killed.
     result : dict
         What ``status.json`` says.
     said : bytes
@@ -66,7 +68,7 @@ class Job:
     def refresh(self) -> None:
         """Read how far the run is."""
         past = Past.open(self.path) if self.path.is_dir() else None
-        if past is None:
+        if past is None or past.meta.get("seed") != self.seed:
             return
         self.result = past.status
         for row in _rows(self.path / "metrics.jsonl"):
@@ -76,6 +78,22 @@ class Job:
             self.eval_return_mean = metrics.get("eval/return_mean", self.eval_return_mean)
         made = past.status.get("step")
         self.step = made if isinstance(made, int) and made > self.step else self.step
+
+    def is_over(self, digest: str, steps: int) -> bool:
+        """Whether its folder holds the run of this seed and of these values, with nothing left to do of ``steps``."""
+        if not self.path.is_dir():
+            return False
+        past = Past.open(self.path)
+        return past.meta.get("seed") == self.seed and past.meta.get("values") == digest and past.is_over(steps)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON document that its process wrote, empty where there is none."""
+        with contextlib.suppress(ValueError):
+            document = json.loads(self.said)
+            if isinstance(document, dict):
+                return document
+        return {}
 
 
 def find_jobs(seeds: Sequence[int], digest: str, parent: Path, run_dir: Path | None, name: str | None) -> list[Job]:
@@ -97,7 +115,10 @@ def find_jobs(seeds: Sequence[int], digest: str, parent: Path, run_dir: Path | N
         return [Job(seed, run_dir / f"s{seed}") for seed in seeds]
     known: dict[int, Path] = {}
     for path in sorted(p.parent for p in parent.glob("*/meta.json")):  # the newest last
-        meta = Past.open(path).meta
+        try:
+            meta = Past.open(path).meta
+        except RloxError:
+            continue  # damaged: nobody's to go on with
         if meta.get("values") == digest and meta.get("name") == name and isinstance(meta.get("seed"), int):
             known[meta["seed"]] = path
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -128,6 +149,7 @@ class Pool:
         self.jobs, self.n_jobs, self.command, self.main = jobs, n_jobs, command, main
         self.signal: int | None = None
         self._running: dict[int, tuple[Job, BaseProcess, Connection]] = {}
+        self._told: set[int | None] = set()  # processes that a signal was handed on to
 
     def run(self, changed: Callable[[Job | None], None]) -> None:
         """Run every job; ``changed`` is called with a job whose status changed, and with None at each look.
@@ -159,6 +181,8 @@ class Pool:
         theirs.close()
         os.set_blocking(ours.fileno(), False)
         self._running[process.sentinel] = job, process, ours
+        if self.signal is not None and process.pid not in self._told:  # it came before there was anybody to tell
+            self._tell(process, self.signal)
         job.status = "running"
         return job
 
@@ -167,13 +191,17 @@ class Pool:
         process.join()
         job.said += _available(pipe)
         pipe.close()
-        code = process.exitcode or 0
-        job.exit_code = 128 - code if code < 0 else code
+        job.exit_code = _exit_code(process.exitcode or 0)
         job.refresh()
         job.status = str(job.result.get("status") or "failed")
-        if job.status == "running":  # it was killed
-            job.status = "interrupted"
+        if job.exit_code and job.status in ("running", "finished"):  # it did not come to say what it is now
+            job.status = "interrupted" if job.exit_code in EXIT_CODES.values() else "failed"
         return job
+
+    def _tell(self, process: BaseProcess, number: int) -> None:
+        if process.pid is not None and process.is_alive():
+            self._told.add(process.pid)
+            os.kill(process.pid, number)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -181,9 +209,8 @@ class Pool:
 
         def hand_on(number: int, frame: Any) -> None:
             self.signal = self.signal or number
-            for _, process, _ in self._running.values():
-                if process.pid is not None and process.is_alive():
-                    os.kill(process.pid, number)
+            for _, process, _ in list(self._running.values()):
+                self._tell(process, number)
 
         saved = {}
         if threading.current_thread() is threading.main_thread():
@@ -193,6 +220,11 @@ class Pool:
         finally:
             for number, handler in saved.items():
                 signal.signal(number, handler)
+
+
+def _exit_code(code: int) -> int:
+    """Return the exit code of a process as the command line has it: a run that something killed is one that failed."""
+    return EXIT_CODES.get(-code, KILLED) if code < 0 else code
 
 
 def _available(pipe: Connection) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_run import Ran, environment, refused, run, spawn
+from pool_mains import end_as_told
 from run_digest import digest
 from train_runs import read
 
+from rlox.cli._output import start as start_output
+from rlox.cli._seeds import _report
+from rlox.runs import pool as pool_module
 from rlox.runs.past import Past
-from rlox.runs.pool import Job, find_jobs
+from rlox.runs.pool import Job, Pool, find_jobs
 
 TINY = ("train", "sac", "--env", "Pendulum-v1", "--preset", "none", "--learning-starts", 50, "--net-arch", "[8]",
         "--batch-size", 8, "--buffer-size", 500, "--eval-freq", 60, "--eval-episodes", 1, "--save-freq", 40,
@@ -176,3 +182,76 @@ def test_a_folder_given_holds_the_seeds(tmp_path):
 def test_numbers_that_mean_nothing_are_refused(capsys, words, told):
     refused(run(capsys, *TINY, "--steps", 60, *words), 2, told)
     assert not Path("runs").exists()
+
+
+def test_a_process_that_something_killed_is_a_run_that_failed_and_warnings_are_shown(capsys):
+    ways = ["killed", "hung up", "well"]
+    jobs = [Job(seed, Path(f"s{seed}")) for seed in range(3)]
+    Pool(jobs, 3, lambda job: [ways[job.seed]], end_as_told).run(lambda job: None)
+    assert [job.exit_code for job in jobs] == [7, 129, 0]
+    start_output([])
+    _report(jobs, {"print_path": False})
+    err = capsys.readouterr().err
+    assert "seed 0 ended with exit code 7" in err and "seed 1 ended with exit code 129" in err
+    assert "warning: seed 2: the disk is small\n" in err
+
+
+@pytest.mark.parametrize(("code", "status"), [(-signal.SIGKILL, "failed"), (-signal.SIGTERM, "interrupted"), (5, "failed")])
+def test_a_process_that_did_not_say_how_its_run_ended_leaves_it_unfinished(monkeypatch, code, status):
+    left_run(Path("a"), seed=0, status="finished")
+    (job,) = [Job(0, Path("a"))]
+    pool = Pool([job], 1, lambda job: [], end_as_told)
+    monkeypatch.setattr(pool_module, "get_context", lambda method: Fakes(lambda: None, exitcode=code))
+    pool._start(job)
+    assert pool._end(7).status == status
+
+
+def left_run(path: Path, seed: int, status: str, values: str = "digest", step: int = 100) -> None:
+    """Write the folder of a run as it is left."""
+    path.mkdir(parents=True)
+    (path / "meta.json").write_text(json.dumps({"seed": seed, "values": values, "name": None}))
+    (path / "status.json").write_text(json.dumps({"status": status, "step": step}))
+
+
+class Fakes:
+    """A context of multiprocessing whose processes do nothing; ``while_starting`` is called as one starts."""
+
+    pid, sentinel = 4242, 7
+
+    def __init__(self, while_starting, exitcode: int = 0):
+        self.start, self.exitcode = while_starting, exitcode
+
+    def Pipe(self, duplex):
+        return multiprocessing.Pipe(duplex)
+
+    def Process(self, **attrs):
+        return self
+
+    def is_alive(self):
+        return True
+
+    def join(self):
+        pass
+
+
+def test_a_signal_that_comes_while_a_process_starts_is_handed_on_once(monkeypatch):
+    sent = []
+    pool = Pool([Job(0, Path("a"))], 1, lambda job: [], end_as_told)
+    monkeypatch.setattr(pool_module, "get_context", lambda method: Fakes(lambda: signal.raise_signal(signal.SIGTERM)))
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    with pool._signals():
+        pool._start(pool.jobs[0])
+        assert sent == [(4242, signal.SIGTERM)]
+        signal.raise_signal(signal.SIGTERM)  # a second one is handed on as well
+    assert sent == [(4242, signal.SIGTERM)] * 2
+
+
+def test_a_folder_counts_as_the_run_of_its_own_seed_and_values_only():
+    left_run(Path("here/s0"), seed=0, status="finished")
+    left_run(Path("here/s1"), seed=0, status="finished")
+    jobs = find_jobs([0, 1, 2], "digest", Path("runs"), Path("here"), None)
+    for job in jobs:
+        job.refresh()
+    assert [job.result.get("status") for job in jobs] == ["finished", None, None] and [job.step for job in jobs] == [100, 0, 0]
+    assert [job.is_over("digest", 100) for job in jobs] == [True, False, False]
+    assert not jobs[0].is_over("another digest", 100) and not jobs[0].is_over("digest", 101)
