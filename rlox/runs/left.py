@@ -62,8 +62,8 @@ def check_not_lost(path: Path) -> None:
     kept = [p for p in (folder / "last.pt", *sorted(folder.glob("step_*.pt"), reverse=True)) if os.path.lexists(p)]
     if kept:
         raise NotFoundError(
-            f"nothing to resume in {shortest(path)}: it has checkpoints, but its saved state is gone",
-            hint=f"`--init-from {shortest(kept[0])}` in a new run directory, or remove the folder",
+            f"nothing to resume in {printable(shortest(path))}: it has checkpoints, but the state to go on from is gone",
+            hint=f"`--init-from {printable(shortest(kept[0]))}` in a new run directory, or remove the folder",
             param="--resume",
             value=str(path),
         )

@@ -137,10 +137,10 @@ def test_a_run_whose_state_is_gone_is_not_started_over(whole, capsys, tmp_path, 
     (folder / "status.json").write_text(json.dumps(status | {"status": "running"}))
     before = content(folder)
     for words in ((*TINY, "--run-dir", folder, "--resume", "auto"), ("train", "--resume", folder)):
-        refused(run(capsys, *words), 3, "its saved state is gone", f"--init-from run/checkpoints/{kept}")
+        refused(run(capsys, *words), 3, "the state to go on from is gone", f"--init-from run/checkpoints/{kept}")
         after = content(folder)
         assert {**after, "run.lock": b""} == {**before, "run.lock": b""}
-    with pytest.raises(NotFoundError, match="saved state is gone"):
+    with pytest.raises(NotFoundError, match="state to go on from is gone"):
         Run.reopen(folder)
     assert run(capsys, *TINY, "--run-dir", tmp_path / "new", "--init-from", folder / "checkpoints" / kept).code == 0
 
