@@ -155,14 +155,19 @@ class CallbackList(Callback):
             member.on_eval(**kwargs)
 
     def on_training_end(self, **kwargs: Any) -> None:
-        """Reach every member, then raise the first error that one of them raised."""
+        """Reach every member, then raise the first error that one of them raised.
+
+        To the members after that one, training has failed: what they save is gone on from, not finished.
+        """
         first: Exception | None = None
         for member in self.hook_members("on_training_end"):
             try:
                 member.on_training_end(**kwargs)
             except Exception as error:
                 if first is None:
-                    first = error
+                    first, kwargs["reason"] = error, "failed"
+                    if "algo" in kwargs:
+                        kwargs["algo"].reason = "failed"
                 else:
                     first.add_note(f"then {type(member).__name__} raised {type(error).__name__}: {printable(error)}")
         if first is not None:

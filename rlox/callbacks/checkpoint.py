@@ -102,10 +102,10 @@ class CheckpointCallback(Callback):
             return
         if getattr(self._algo, "torn", reason == "failed"):
             return  # what ended training may have left the model between two steps
-        if self._saved_at != self._now(step):
+        over = reason in ("finished", "stopped")
+        if self._saved_at != self._now(step) or (over and self._passing is not None):
             self._save(step, reason)
-        elif self._resumes and reason in ("finished", "stopped"):
-            self._passing = None
+        elif self._resumes and over:
             self._algo.save(self._folder() / "last.pt", resume=True)  # the same once more, now with its end
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,10 +181,10 @@ class CheckpointCallback(Callback):
 
     def _outdated(self, newest: Path, planned: bool) -> list[Path]:
         """Take the files that are too many from the list and return them."""
+        passing, self._passing = self._passing, None if planned else newest.name
         if self.keep_last is None:
             return []
-        old = [path for path in self.saved if path.name == self._passing and path != newest]
-        self._passing = None if planned else newest.name
+        old = [path for path in self.saved if path.name == passing and path != newest]
         n = len(self.saved) - len(old) - self.keep_last - (not planned)
         old += [path for path in self.saved if path not in old][: max(n, 0)]
         self.saved = [path for path in self.saved if path not in old]

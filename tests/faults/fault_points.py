@@ -243,6 +243,16 @@ def turn_clock_back(step: int, by: float) -> None:
     _hook("step", lambda: shift.__setitem__(0, by), step=step)
 
 
+def fail_evaluation(**when: Any) -> None:
+    """Have the environment of an evaluation fail."""
+    from rlox.envs import EnvFailure
+
+    def act() -> None:
+        raise EnvFailure("environment 0, episode 0, step 3: OSError: the simulator is gone", env=0)
+
+    _hook("evaluation", act, **when)
+
+
 def lose_events(step: int) -> None:
     """Delete the event files of the run in mid-run."""
     from rlox.callbacks import CheckpointCallback

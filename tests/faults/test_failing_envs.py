@@ -62,3 +62,19 @@ def test_an_environment_that_fails_again_and_again_is_gone_on_from_each_time(run
         state = generation_state(Generations(folder / "resume").newest())["state"]
         replayed = int(state["envs"]["lengths"]["\0array"][0])
     goes_on_exactly(runs, folder, undisturbed())
+
+
+@pytest.mark.parametrize("step", [60, 120])
+def test_an_environment_that_fails_in_an_evaluation_costs_nothing_that_is_not_made_again(runs, undisturbed, folder, step):
+    ended = train(runs, folder, fault="fail_evaluation", step=step)
+    assert ended.code == 7 and "the simulator is gone" in ended.err, ended.err
+    assert "the last good checkpoint is run/checkpoints/last.pt" in ended.err
+    goes_on_exactly(runs, folder, undisturbed())
+
+
+def test_a_last_evaluation_that_failed_is_made_again(runs, undisturbed, folder):
+    words = ("--eval-freq", 0)
+    ended = train(runs, folder, *words, fault="fail_evaluation")
+    assert ended.code == 7 and "the simulator is gone" in ended.err, ended.err
+    goes_on_exactly(runs, folder, undisturbed(*words), *words)
+    assert (folder / "checkpoints" / "best.pt").is_file()

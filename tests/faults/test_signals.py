@@ -93,10 +93,11 @@ def test_a_second_interruption_at_the_same_step_saves_nothing_new(runs, undistur
     goes_on_exactly(runs, folder, undisturbed())
 
 
-def test_a_signal_in_the_last_step_of_all_is_an_interruption_too(runs, undisturbed, folder):
-    ended = train(runs, folder, fault="send", where="evaluation", nth=2, signals=["SIGTERM"])
+@pytest.mark.parametrize("words", [(), ("--save-freq", 0)])
+def test_a_signal_in_the_last_step_of_all_is_an_interruption_too(runs, undisturbed, folder, words):
+    ended = train(runs, folder, *words, fault="send", where="evaluation", nth=2, signals=["SIGTERM"])
     assert ended.code == 143 and status(folder)["step"] == 120
-    goes_on_exactly(runs, folder, undisturbed())
+    goes_on_exactly(runs, folder, undisturbed(*words), *words)
 
 
 @pytest.mark.parametrize("where", [dict(where="evaluation"), dict(where="save", step=120)])
