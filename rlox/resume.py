@@ -91,12 +91,13 @@ class Keeper:
         state, manifest = checkpoint.load(generation.path("model"))
         now = self._algo.manifest()
         same = all(manifest.get(key) == now.get(key) for key in ("seed", "env", "n_envs"))
-        without = ("callbacks", "loggers") if same else ("callbacks", "loggers", "envs", "actions")
+        without = ("callbacks", "loggers", "dataset", *(() if same else ("envs", "actions")))
         try:
             self._algo.load_state_dict(state)
             self._take(generation, without)
         except CheckpointError as error:  # the files are whole: it is the changed config that does not fit
-            raise CheckpointMismatchError(error.message, hint=error.hint) from error
+            hint = "a fork keeps networks, n_envs and buffer_size; `--init-from CKPT` takes the weights alone"
+            raise CheckpointMismatchError(error.message, hint=error.hint or hint) from error
         self._blocks = None
 
     def take(self, store: Generations, generation: Generation) -> None:

@@ -22,7 +22,7 @@ from ._options import Flag, flag
 from ._output import current
 from ._policy import import_packages
 from ._resume import algorithm_of, past_of, report_over, resolved_with
-from ._seeds import count, run_seeds, seeds_flags
+from ._seeds import check_seeds, count, run_seeds, seeds_flags
 
 if TYPE_CHECKING:
     from ..runs import Launch, Outcome, Plan, Target
@@ -113,9 +113,12 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     resolved = _with_version(schema, resolved, sources)
     for text in resolved.warnings:
         out.warn(text)
+    if given["seeds"] is not None:
+        check_seeds(resolved, given)
     goes_on = past is not None and not given["fork"]
     if past is not None and goes_on and past.meta:
         past.check_same(resolved)
+        past.check_weights(given["init_from"])
     if given["dry_run"]:
         plan = make_plan(target, resolved)
         for text in plan.notes:
@@ -124,7 +127,7 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
         return 0
     if past is not None and goes_on and past.is_over(resolved["run.steps"]):
         return report_over(past, path_only=bool(given["print_path"]))
-    if n_seeds > 1 or given["seeds"] is not None:
+    if given["seeds"] is not None:
         return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir(given["runs_dir"]))
     outcome = train(target, resolved, _launch(given, past))
     _report(outcome, path_only=bool(given["print_path"]))
@@ -258,7 +261,8 @@ def _launch_flags(kind: Kind) -> list[Flag]:
         one("resume", "--resume", help="Go on with a run: its folder, latest, or auto (that of --run-dir, new if there "
             "is none)", metavar="RUN", completion=lambda text: ("latest", "auto", *run_paths(text))),
         one("fork", "--fork", help="With --resume: start a new run from that one, with what is changed", switch=True),
-        one("init_from", "--init-from", help="Start a new run from the weights of a checkpoint", metavar="CKPT"),
+        one("init_from", "--init-from", help="Start a new run from the weights of a checkpoint; with --resume auto where it is "
+            "new", metavar="CKPT"),
         *seeds_flags("Run"),
         one("name", "--name", help="Name of the run, kept in its folder's name", metavar="NAME"),
         one("tag", "--tag", help="Tag of the run; repeatable", metavar="TAG", multiple=True),

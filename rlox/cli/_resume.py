@@ -52,7 +52,7 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     for name in ("fork", "init_from"):
         if name == "fork" and given["fork"] and text in (None, "auto"):
             raise ConfigError("--fork needs the run to start from", hint="give `--resume RUN`", param="--fork")
-        if name == "init_from" and given["init_from"] is not None and text is not None:
+        if name == "init_from" and given["init_from"] is not None and text not in (None, "auto"):
             raise ConfigError("--init-from starts a new run, --resume goes on with one", param="--init-from")
     if text is None:
         return None
@@ -69,13 +69,17 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     if recorded is not None and recorded != target.name and recorded.rpartition(":")[2] != target.name.rpartition(":")[2]:
         raise CheckpointMismatchError(
             f"{shortest(past.path)} is a run of {printable(recorded)}, not of {target.name}", value=text,
-            hint=f"`rlox {'train' if target.kind == 'online' else 'offline'} {printable(recorded)} --resume {printable(text)}`",
+            hint=f"`{printable(shlex.join(['rlox', _group(past), recorded, '--resume', text]))}`",
         )  # fmt: skip
     if given["resume"] != "auto" and not past.has_generation:
         check_not_lost(past.path)
         raise NotFoundError(f"nothing to resume in {shortest(past.path)}: it has no checkpoint to go on from",
                             param="--resume", value=text, hint="start it again, without `--resume`")  # fmt: skip
     return past
+
+
+def _group(past: Past) -> str:
+    return "offline" if past.meta.get("kind") == "offline" else "train"
 
 
 def resolved_with(

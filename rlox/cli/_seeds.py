@@ -17,6 +17,7 @@ from ._options import Flag
 from ._output import current
 
 if TYPE_CHECKING:
+    from ..config.resolve import Resolved
     from ..runs import Plan
     from ..runs.pool import Job
 
@@ -42,20 +43,32 @@ def count(text: str | None, flag: str, most: int) -> int:
     return int(text)
 
 
+def check_seeds(resolved: Resolved, given: dict[str, Any]) -> None:
+    """Raise ConfigError for what cannot be meant for many runs at once."""
+    if given["fork"]:
+        raise ConfigError("--fork starts one run from another, --seeds makes many new ones",
+                          hint="fork them one by one, or give `--init-from CKPT`, whose weights all start from",
+                          param="--fork")  # fmt: skip
+    if given["resume"] not in (None, "auto"):
+        raise ConfigError("--resume names one run, --seeds goes on with all of them by itself", param="--resume")
+    seed = resolved.values["run.seed"]
+    if seed.origin == "--set":
+        raise ConfigError(f"--set gives every run of --seeds the same seed {seed.value}",
+                          hint=f"give `--seed {seed.value}`, the first of them", param="--set", value=seed.value)  # fmt: skip
+
+
 def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_jobs: int, runs_dir: str) -> int:
     """Make the runs of a plan for ``n_seeds`` seeds and show what they come to; return the exit code."""
     from ..runs.past import values_digest
     from ..runs.pool import Pool, find_jobs
 
     out, resolved = current(), plan.resolved
-    if given["resume"] not in (None, "auto"):
-        raise ConfigError("--resume names one run, --seeds goes on with all of them by itself", param="--resume")
     first, threads = resolved["run.seed"], _threads(plan.threads, n_jobs)
     parent = Path(runs_dir) / slug(plan.target.name) / slug(plan.subject)
     seeds = [first + i for i in range(n_seeds)]
     if seeds[-1] > 2**32 - 1:
         raise ConfigError(f"--seeds {n_seeds} from seed {first} goes beyond {2**32 - 1}", param="--seeds")
-    digest = values_digest(resolved, plan.target.name)
+    digest = values_digest(resolved, plan.target.name, given["init_from"])
     where = None if given["run_dir"] is None else Path(given["run_dir"])
     jobs = find_jobs(seeds, digest, parent, where, given["name"])
     for job in jobs:

@@ -316,11 +316,12 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         return {**super().resume_state(), "dataset": self._fingerprint()}
 
     def load_resume_state(self, state: Mapping[str, Any]) -> None:
-        if not isinstance(self.dataset, RecordedData) and state["dataset"] != self._fingerprint():
+        saved = state["dataset"]  # None: of a dataset that cannot be told from others, or left out by a fork
+        if saved is not None and not isinstance(self.dataset, RecordedData) and saved != self._fingerprint():
             raise CheckpointMismatchError(
-                f"the checkpoint was trained on a dataset with sha256 {printable(str(state['dataset'])[:12])}…, "
+                f"the checkpoint was trained on a dataset with sha256 {printable(str(saved)[:12])}…, "
                 f"this one has {str(self._fingerprint())[:12]}…",
-                hint="give the dataset of the run that wrote it",
+                hint="give the dataset of the run that wrote it, or start a new run from it with `--fork`",
                 param="--dataset",
             )
         super().load_resume_state(state)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import checkpoint
 from ..checkpoint.generation import Generation, Generations
-from ..errors import CheckpointError, CheckpointMismatchError, NotFoundError, printable
+from ..errors import CheckpointError, CheckpointMismatchError, ConfigError, NotFoundError, printable
 from ..files import link_atomically, shortest
 from .directory import Run
 from .past import Past
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from .train import Launch
 
 
-def begin(algo: Any, launch: Launch) -> None:
-    """Bring a new algorithm to where its run starts."""
+def begin(algo: Any, launch: Launch, steps: int) -> None:
+    """Bring a new algorithm to where its run, which is to make ``steps``, starts."""
     if launch.resume is not None:
         _go_on(algo, launch)
     elif launch.fork is not None:
-        _fork(algo, launch.fork)
+        _fork(algo, launch.fork, steps)
     elif launch.init_from is not None:
         _init_from(algo, launch.init_from)
 
@@ -32,6 +32,8 @@ def _go_on(algo: Any, launch: Launch) -> None:
     generation = store.newest()
     if generation is None:
         _start_over(algo.run)
+        if launch.init_from is not None:
+            _init_from(algo, launch.init_from)
         return
     algo._keeper.restore(store, generation)
     _publish(algo, generation)
@@ -68,11 +70,15 @@ def _publish(algo: Any, generation: Generation) -> None:
             path.unlink(missing_ok=True)
 
 
-def _fork(algo: Any, past: Past) -> None:
+def _fork(algo: Any, past: Past, steps: int) -> None:
     """Start from the state of another run; what watched that run starts afresh."""
     generation = Generations(past.path / "resume").newest()
     if generation is None:
         raise NotFoundError(f"nothing to go on from in {shortest(past.path)}", param="--resume", value=str(past.path))
+    made = generation.info["step"]
+    if made >= steps:
+        raise ConfigError(f"{shortest(past.path)} is at step {made} of {steps}: a fork has nothing left to do",
+                          hint=f"give more `--steps`, e.g. `--steps {2 * made}`", param="--steps", value=steps)  # fmt: skip
     algo._keeper.fork(generation)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from .directory import Run
 from .lock import now
-from .past import Past, values_digest
+from .past import Past, values_digest, weights_digest
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -97,8 +97,9 @@ def describe(run: Run, plan: Plan, launch: Launch) -> None:
         "tags": list(launch.tags),
         "forked_from": None if launch.fork is None else str(launch.fork.path.absolute()),
         "init_from": launch.init_from,
+        "init_weights": weights_digest(launch.init_from),
         "seed": resolved["run.seed"],
-        "values": values_digest(resolved, target.name),
+        "values": values_digest(resolved, target.name, launch.init_from),
         "preset": resolved.preset,
         "origins": {key: value.origin for key, value in resolved.values.items()},
         "env": None if source is None else {"id": source.id, "text": source.text, "kwargs": source.kwargs},

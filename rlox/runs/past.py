@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoint import file_digest
 from ..config.resolve import Resolved, Schema, resolve, shown
 from ..errors import CheckpointMismatchError, NotFoundError, RunError, WriteError, printable
 from ..files import shortest
@@ -110,6 +111,20 @@ class Past:
             )
 
 
+    def check_weights(self, init_from: str | None) -> None:
+        """Raise CheckpointMismatchError when ``--init-from`` names other weights than the run started from.
+
+        Left out, it counts only where the run would start over.
+        """
+        if init_from is None and self.has_generation:
+            return
+        if weights_digest(init_from) != self.meta.get("init_weights"):
+            at_first = self.meta.get("init_from")
+            started = "from no checkpoint" if at_first is None else f"from other weights, of {printable(at_first)}"
+            raise CheckpointMismatchError(f"the run {shortest(self.path)} was started {started}", param="--init-from",
+                                          value=init_from, hint="choose another `--run-dir`")  # fmt: skip
+
+
 def find_past(text: str, runs_dir: str, kind: str, algorithm: str | None = None) -> Past:
     """Return the run of that folder or name; ``latest`` is the newest of its kind below ``runs_dir``."""
     if text != "latest":
@@ -143,9 +158,18 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def values_digest(resolved: Resolved, algorithm: str) -> str:
-    """Return the digest of what a run computes, its seed and its surroundings aside: equal runs have equal ones."""
+def weights_digest(init_from: str | None) -> str | None:
+    """Return the digest of the checkpoint that a run starts from."""
+    return None if init_from is None else file_digest(init_from)
+
+
+def values_digest(resolved: Resolved, algorithm: str, init_from: str | None = None) -> str:
+    """Return the digest of what a run computes, its seed and its surroundings aside: equal runs have equal ones.
+
+    ``init_from`` is the checkpoint whose weights it starts from; they count, not where they lie.
+    """
     aside = ("run.seed", "run.max_time", "checkpoint.link", "checkpoint.keep_last")
     chosen = {k: v.value for k, v in resolved.values.items() if k not in aside and k.partition(".")[0] not in MAY_DIFFER_IN}
-    text = json.dumps([__version__, algorithm, chosen], sort_keys=True, default=str)
+    first = [] if init_from is None else [weights_digest(init_from)]
+    text = json.dumps([__version__, algorithm, chosen, *first], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -161,7 +161,7 @@ class _Session:
             describe(self.run, self.plan, self.launch)
         self.algo = self._build()
         self.algo.run = self.run
-        begin(self.algo, self.launch)
+        begin(self.algo, self.launch, self.resolved["run.steps"])
         if past is not None and past.meta:
             describe_again(self.run, self.plan, self.launch, past, self.algo.step)
         self._check_disk()
@@ -240,8 +240,10 @@ class _Session:
         shown = result.get("best") or result.get("last")
         imports = self.launch.imports
         command = None if shown is None else eval_command(self.plan, shown, imports)
-        more = None if interrupted or "max_time" in reached else 2 * self.resolved["run.steps"]
-        go_on = resume_command(self.plan, run.path, imports, more) if last.is_file() else None
+        timed_out = reached == ["max_time"]
+        more = None if interrupted or timed_out else 2 * self.resolved["run.steps"]
+        over = bool(reached) and not interrupted and not timed_out  # more steps are not what it wants
+        go_on = resume_command(self.plan, run.path, imports, more) if last.is_file() and not over else None
         return Outcome(run, algo.reason, exit_code, best if best.is_file() else None, result, command, go_on)
 
     def _evaluate_again(self, path: Path) -> dict[str, Any]:

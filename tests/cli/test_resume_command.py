@@ -282,3 +282,52 @@ def test_an_offline_run_is_replayed_from_its_dataset(capsys, tmp_path):
     assert info["exact_resume"] is True
     path.unlink()
     refused(run(capsys, "checkpoint", "verify", "checkpoints/last.pt", "--replay", 20), 3, "data.h5")
+
+
+def test_a_fork_with_nothing_left_to_do_is_refused(whole, capsys, tmp_path):
+    ran = run(capsys, "train", "--resume", whole, "--fork", "--gamma", 0.5, "--run-dir", tmp_path / "fork")
+    refused(ran, 2, "is at step 200 of 200", "--steps 400")
+    assert not (tmp_path / "fork").exists()
+
+
+@pytest.mark.parametrize("changed", [("--n-envs", 2), ("--buffer-size", 500)])
+def test_a_fork_of_another_shape_is_refused_with_what_would_do(whole, capsys, tmp_path, changed):
+    ran = run(capsys, "train", "--resume", whole, "--fork", *changed, "--run-dir", tmp_path / "fork", "--steps", 230)
+    refused(ran, 5, "hint: a fork keeps networks, n_envs and buffer_size; `--init-from CKPT`")
+    assert not (tmp_path / "fork").exists()
+
+
+def test_a_fork_takes_another_dataset(capsys, tmp_path):
+    for seed, name in enumerate(("data.h5", "other.h5")):
+        assert run(capsys, "dataset", "collect", "--env", "Pendulum-v1", "--steps", 300, "--seed", seed, "-o", name).code == 0
+    words = ("--preset", "none", "--net-arch", "[8]", "--run-dir", tmp_path / "run", "--no-tensorboard", "--no-link")
+    assert run(capsys, "offline", "bc", "--dataset", "data.h5", *words, "--eval-freq", 0, "--steps", 20).code == 0
+    on = ("offline", "--resume", tmp_path / "run", "--dataset", "other.h5", "--steps", 30)
+    refused(run(capsys, *on), 5, "sha256", "--fork")
+    ran = run(capsys, *on, "--fork", "--run-dir", tmp_path / "fork", "--json")
+    assert ran.code == 0 and ran.json["result"]["step"] == 30
+    assert read(tmp_path / "fork" / "meta.json")["dataset"]["path"] == "other.h5"
+
+
+def test_auto_with_init_from_takes_the_weights_only_where_the_run_is_new(whole, capsys, tmp_path):
+    first = whole / "checkpoints" / "last.pt"
+    words = (*SAC, *OFTEN, "--steps", 60, "--run-dir", tmp_path / "run", "--resume", "auto")
+    assert run(capsys, *words, "--init-from", first).code == 0
+    made = digest_of(tmp_path / "run")
+    assert "is finished at step 60" in run(capsys, *words, "--init-from", first).err
+    refused(run(capsys, *words, "--init-from", tmp_path / "run" / "checkpoints" / "last.pt"), 5, f"other weights, of {first}")
+    for name in ("resume", "checkpoints"):  # as if it had been killed before its first checkpoint
+        shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "status.json").unlink()
+    refused(run(capsys, *words), 5, "other weights")
+    ran = run(capsys, *words, "--init-from", first)
+    assert ran.code == 0, ran.err
+    assert digest_of(tmp_path / "run") == made
+
+
+def test_only_what_would_work_is_named_as_the_next_command(whole, capsys, tmp_path):
+    ran = run(capsys, *SAC, *OFTEN, "--steps", 100, "--run-dir", tmp_path / "run", "--stop-at", -1e6)
+    assert ran.code == 0 and "evaluate it: " in ran.err and "--steps 200" not in ran.err
+    ran = run(capsys, "offline", "cql", "--dataset", "data.h5", "--resume", whole)
+    refused(ran, 5, f"`rlox train sac --resume {whole}`")

@@ -20,8 +20,10 @@ from train_runs import read
 
 from rlox.cli._output import start as start_output
 from rlox.cli._seeds import _report
+from rlox.config.resolve import Schema, resolve
+from rlox.registry import get_algorithm
 from rlox.runs import pool as pool_module
-from rlox.runs.past import Past
+from rlox.runs.past import Past, values_digest
 from rlox.runs.pool import Job, Pool, find_jobs
 
 TINY = ("train", "sac", "--env", "Pendulum-v1", "--preset", "none", "--learning-starts", 50, "--net-arch", "[8]",
@@ -177,6 +179,9 @@ def test_a_folder_given_holds_the_seeds(tmp_path):
         (("--jobs", 2), "--jobs needs --seeds"),
         (("--seeds", 2, "--seed", 2**32 - 1), "beyond 4294967295"),
         (("--seeds", 2, "--resume", "latest"), "--resume names one run"),
+        (("--seeds", 2, "--resume", "latest", "--fork"), "--fork starts one run"),
+        (("--seeds", 2, "--set", "seed=7"), "the same seed 7"),
+        (("--seeds", 2, "--set", "run.seed=7", "--dry-run"), "the same seed 7"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(capsys, words, told):
@@ -255,3 +260,18 @@ def test_a_folder_counts_as_the_run_of_its_own_seed_and_values_only():
     assert [job.result.get("status") for job in jobs] == ["finished", None, None] and [job.step for job in jobs] == [100, 0, 0]
     assert [job.is_over("digest", 100) for job in jobs] == [True, False, False]
     assert not jobs[0].is_over("another digest", 100) and not jobs[0].is_over("digest", 101)
+
+
+def test_weights_to_start_from_make_other_runs(pool, capsys):
+    _, folder = pool
+    weights = by_seed(folder / "runs")[0] / "checkpoints" / "last.pt"
+    words = (*TINY, "--steps", 60, "--seeds", 1, "--init-from", weights, "--runs-dir", "runs")
+    ran = run(capsys, *words)
+    assert ran.code == 0 and "1 of 1 runs to make" in ran.err, ran.err
+    (made,) = by_seed(Path("runs")).values()
+    assert read(made / "meta.json")["init_from"] == str(weights)
+    assert "0 of 1 runs to make" in run(capsys, *words).err
+    other = by_seed(folder / "runs")[1] / "checkpoints" / "last.pt"
+    resolved = resolve(Schema("online", get_algorithm("sac").load_config(), "sac"), flags={"run.env": "Pendulum-v1", "run.steps": 600})
+    digests = {values_digest(resolved, "sac", first) for first in (None, str(weights), str(other))}
+    assert len(digests) == 3
