@@ -45,6 +45,7 @@ def algorithm_of(group: str, kind: Kind, args: list[str]) -> str:
 
 def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     """Return the run that ``--resume`` means, None for a new one."""
+    from ..runs.commands import group_of
     from ..runs.left import check_not_lost
     from ..runs.past import find_past
 
@@ -69,17 +70,13 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     if recorded is not None and recorded != target.name and recorded.rpartition(":")[2] != target.name.rpartition(":")[2]:
         raise CheckpointMismatchError(
             f"{shortest(past.path)} is a run of {printable(recorded)}, not of {target.name}", value=text,
-            hint=f"`{printable(shlex.join(['rlox', _group(past), recorded, '--resume', text]))}`",
+            hint=f"`{printable(shlex.join(['rlox', group_of(past.meta.get('kind')), recorded, '--resume', text]))}`",
         )  # fmt: skip
     if given["resume"] != "auto" and not past.has_generation:
         check_not_lost(past.path)
         raise NotFoundError(f"nothing to resume in {shortest(past.path)}: it has no checkpoint to go on from",
                             param="--resume", value=text, hint="start it again, without `--resume`")  # fmt: skip
     return past
-
-
-def _group(past: Past) -> str:
-    return "offline" if past.meta.get("kind") == "offline" else "train"
 
 
 def resolved_with(

@@ -13,9 +13,9 @@ from typing import Any
 from ..config.fields import option, options_of
 from ..config.resolve import shown
 from ..config.sections import Section
-from ..config.toml import toml_value
 from ..errors import RloxError
 from ..files import shortest
+from ..runs.commands import eval_words, group_of, own_words, resume_words
 from ..runs.lock import lock_holder
 from ..runs.reading import Progress, RunRecord, measured, pick_run, progress
 from ._commands import Command
@@ -34,8 +34,6 @@ Examples:
 # What is shown first of a run's metrics where not all columns fit.
 _METRICS = ("eval/return_mean", "rollout/return_mean", "train/critic_loss", "train/actor_loss", "train/loss",
             "time/steps_per_second", "eval/return_std")  # fmt: skip
-
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,30 +148,21 @@ def _print_checkpoints(run: RunRecord, far: Progress) -> None:
 
 def _commands(run: RunRecord) -> dict[str, str]:
     """Return what can be done next with a run, as it would be typed."""
-    path, group = named(run), "train" if run.kind == "online" else "offline"
-    text = _mapping(run.meta.get("env")).get("text")
-    own_env = isinstance(text, str) and ":" in text
-    again = [word for package in _imports(run) for word in ("--import", package)]
+    path, env, imports = named(run), _mapping(run.meta.get("env")), _imports(run)
+    text = env.get("text") if isinstance(env.get("text"), str) else None
     commands = {}
     best = next((run.path / "checkpoints" / name for name in ("best.pt", "last.pt")
                  if (run.path / "checkpoints" / name).is_file()), None)  # fmt: skip
     if best is not None:
-        words = ["rlox", "eval", shortest(best), *(["--algo", run.algorithm] if ":" in run.algorithm else []), *again]
-        if own_env or (run.env is not None and not _mapping(run.meta.get("env")).get("id")):
-            words += ["--env", str(text), *_env_kwargs(run)]
+        again = text is not None and (":" in text or not env.get("id"))
+        words = eval_words(shortest(best), run.algorithm, imports, text if again else None, _mapping(env.get("kwargs")))
         commands["evaluate"] = shlex.join(words) + (" --env ID" if run.env is None else "")
     if run.resumable:
-        words = ["rlox", group, *([run.algorithm] if ":" in run.algorithm else []), "--resume", path]
-        commands["resume"] = shlex.join([*words, *(["--env", str(text)] if own_env else []), *again])
+        commands["resume"] = shlex.join(resume_words(run.kind, run.algorithm, path, imports, text))
     elif run.state not in ("running", "finished"):
-        words = ["rlox", group, run.algorithm, "--config", os.path.join(path, "config.toml")]
-        commands["start again"] = shlex.join([*words, *(["--env", str(text)] if own_env else []), *again])
+        words = ["rlox", group_of(run.kind), run.algorithm, "--config", os.path.join(path, "config.toml")]
+        commands["start again"] = shlex.join([*words, *own_words(imports, text)])
     return {**commands, "plot": shlex.join(["rlox", "runs", "plot", path])}
-
-
-def _env_kwargs(run: RunRecord) -> list[str]:
-    kwargs = _mapping(_mapping(run.meta.get("env")).get("kwargs"))
-    return [word for key, value in kwargs.items() for word in ("--env-kwarg", f"{key}={toml_value(value)}")]
 
 
 def _imports(run: RunRecord) -> list[str]:

@@ -255,7 +255,10 @@ def _stop_with_parent() -> None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the last rows of a metrics file; a torn one is left out."""
+    """Return the last rows of a metrics file; a torn one is left out.
+
+    Read at each look, of each run: only the end of the file, unlike :func:`rlox.logging.read_metrics`.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

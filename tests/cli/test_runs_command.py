@@ -204,7 +204,7 @@ def test_the_commands_name_again_what_is_the_users_own(capsys):
         "--env-kwarg scale=2.0"
     )
     assert found["resume"] == (
-        "rlox offline a.py:Mine --resume 'runs/a b' --env 'my env.py:Walk' --import pkg --import other"
+        "rlox offline a.py:Mine --resume 'runs/a b' --import pkg --import other --env 'my env.py:Walk'"
     )
 
 
