@@ -9,7 +9,6 @@ from .. import checkpoint
 from ..checkpoint.generation import Generation, Generations
 from ..errors import CheckpointError, CheckpointMismatchError, ConfigError, NotFoundError, printable
 from ..files import link_atomically, shortest
-from .directory import Run
 from .past import Past
 
 if TYPE_CHECKING:
@@ -31,28 +30,18 @@ def _go_on(algo: Any, launch: Launch) -> None:
     store = Generations(algo.run.path / "resume")
     generation = store.newest()
     if generation is None:
-        _start_over(algo.run)
+        algo.run.start_over()
         if launch.init_from is not None:
             _init_from(algo, launch.init_from)
         return
     algo._keeper.restore(store, generation)
     _publish(algo, generation)
+    assert launch.resume is not None
+    if launch.resume.status.get("status") != "finished":
+        algo.continues = True  # also after the last step: the end of the training was not written down
     for why in algo.exact:
         launch.note(f"exact_resume: no: {why}")
     algo._to_say = []
-
-
-def _start_over(run: Run) -> None:
-    """Clear away what a process left that was killed before its first generation; nothing that anybody kept."""
-    kept = [path for path in run.checkpoints.glob("*.pt") if path.name != "best.pt"]
-    if kept:  # these are named after a generation is committed
-        newest = max(kept, key=lambda path: (path.name == "last.pt", path.name))
-        raise NotFoundError(
-            f"{shortest(run.path)} has checkpoints, but the state to go on from is gone: {shortest(run.path / 'resume')}",
-            hint=f"`--init-from {printable(shortest(newest))}` starts a new run from its weights",
-            param="--resume", value=str(run.path),
-        )  # fmt: skip
-    run.start_over()
 
 
 def _publish(algo: Any, generation: Generation) -> None:

@@ -268,8 +268,11 @@ class _Session:
     def _reached(self) -> dict[str, int]:
         """Return how far the run is: as its earlier process left it, until that was taken over."""
         before = {} if self.launch.resume is None else self.launch.resume.status
-        names = ("step", "n_updates")
-        return {name: max(getattr(self.algo, name, 0), int(before.get(name) or 0)) for name in names}
+        reached = {}
+        for name in ("step", "n_updates"):
+            said = before.get(name)
+            reached[name] = max(getattr(self.algo, name, 0), said if type(said) is int else 0)
+        return reached
 
     def _known(self, reason: str) -> dict[str, Any]:
         """Return what a run that does not come to its summary says of itself."""
