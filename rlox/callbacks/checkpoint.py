@@ -17,6 +17,8 @@ from .context import StepCount, at_boundary, check_finite, during, flush, log_ev
 
 STEP_FILE = re.compile(r"step_[0-9]{9,15}\.pt")
 
+PLANNED = ("scheduled", "finished", "stopped")  # reasons of a save that an undisturbed training makes too
+
 
 class CheckpointCallback(Callback):
     """Save the model every ``save_freq`` steps and at the end.
@@ -69,7 +71,7 @@ class CheckpointCallback(Callback):
         self.resume = resume
         self.saved: list[Path] = []
         self._saved_at: tuple[int, Any] | None = None  # step and n_updates
-        self._passing: str | None = None  # the file of an interruption, until the next save
+        self._saved_as = ""  # the reason of the last save
         self._owes_event = False  # of the checkpoint that was gone on from: the log was cut before it
         self._count = StepCount()
         self._period = Period(self.save_freq)
@@ -103,9 +105,10 @@ class CheckpointCallback(Callback):
         if getattr(self._algo, "torn", reason == "failed"):
             return  # what ended training may have left the model between two steps
         over = reason in ("finished", "stopped")
-        if self._saved_at != self._now(step) or (over and self._passing is not None):
+        if self._saved_at != self._now(step) or (over and self._saved_as not in PLANNED):
             self._save(step, reason)
-        elif self._resumes and over:
+        elif self._resumes and over and self._saved_as == "scheduled":
+            self._saved_as = reason
             self._algo.save(self._folder() / "last.pt", resume=True)  # the same once more, now with its end
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class CheckpointCallback(Callback):
             "period": self._period.last,
             "saved": [path.name for path in self.saved],
             "saved_at": None if self._saved_at is None else list(self._saved_at),
-            "passing": self._passing,
+            "saved_as": self._saved_as,
             "owes_event": self._owes_event,
         }
 
@@ -123,11 +126,11 @@ class CheckpointCallback(Callback):
         self._period.last = state["period"]
         self._saved_at = None if state["saved_at"] is None else (state["saved_at"][0], state["saved_at"][1])
         # Whoever made the file may have put any names there, and what is on the list is deleted one day.
-        names = [*state["saved"], *([] if state["passing"] is None else [state["passing"]])]
+        names = state["saved"]
         if not all(isinstance(name, str) and STEP_FILE.fullmatch(name) for name in names):
             raise ValueError(f"saved lists {printable(names)}, must be names of checkpoints")
-        self._passing, self._owes_event = state["passing"], state["owes_event"]
-        self.saved = [self._folder() / name for name in state["saved"]]
+        self._saved_as, self._owes_event = state["saved_as"], state["owes_event"]
+        self.saved = [self._folder() / name for name in names]
 
     def _bind(self, kwargs: Mapping[str, Any]) -> None:
         algo = kwargs.get("algo")
@@ -159,12 +162,8 @@ class CheckpointCallback(Callback):
         check_finite(algo)
         with during(algo, "save"):
             flush(algo)
-            if path in self.saved:
-                self.saved.remove(path)
-            self.saved.append(path)
-            planned = reason in ("scheduled", "finished", "stopped")
-            old = self._outdated(path, planned)
-            self._saved_at, self._owes_event = self._now(step), planned
+            old = self._add(path, reason)
+            self._saved_at, self._saved_as, self._owes_event = self._now(step), reason, reason in PLANNED
             if self._resumes:
                 algo.save(path.parent / "last.pt", resume=True)
                 link_atomically(path.parent / "last.pt", path)
@@ -179,13 +178,13 @@ class CheckpointCallback(Callback):
         if self.verbose:
             tell(algo, f"step={step} saved={shortest(path)}")
 
-    def _outdated(self, newest: Path, planned: bool) -> list[Path]:
-        """Take the files that are too many from the list and return them."""
-        passing, self._passing = self._passing, None if planned else newest.name
+    def _add(self, path: Path, reason: str) -> list[Path]:
+        """Put a file on the list; take those that are too many from it and return them."""
+        passing = [] if self._saved_as in PLANNED else [one for one in self.saved[-1:] if one != path]
+        self.saved = [*(one for one in self.saved if one != path), path]
         if self.keep_last is None:
             return []
-        old = [path for path in self.saved if path.name == passing and path != newest]
-        n = len(self.saved) - len(old) - self.keep_last - (not planned)
-        old += [path for path in self.saved if path not in old][: max(n, 0)]
-        self.saved = [path for path in self.saved if path not in old]
+        n = len(self.saved) - len(passing) - self.keep_last - (reason not in PLANNED)
+        old = passing + [one for one in self.saved if one not in passing][: max(n, 0)]
+        self.saved = [one for one in self.saved if one not in old]
         return old

@@ -6,10 +6,12 @@ import os
 import random
 import select
 import shutil
+import signal
 import subprocess
 
 import kill_runs
-from fault_runs import digest_of
+import pytest
+from fault_runs import digest_of, goes_on_exactly, train
 from kill_runs import PENDULUM, SAC, TINY, Kind
 
 
@@ -48,6 +50,41 @@ def test_runs_killed_at_random_times_end_as_if_nothing_had_happened(runs, tmp_pa
     kills = [kill_runs.killed(kind, tmp_path / f"run{i}", random.Random(i)) for i in range(kind.n)]
     assert kind.wrong == []
     assert sum(n for n, _ in kills) >= 5 and sum(inside for _, inside in kills) >= 3
+
+
+AT_THE_END = ("--eval-freq", 0, "--save-freq", 0)
+# The first save, the last one, what follows training, and kills of the processes that go on.
+KILLS = {
+    "in the first save": [dict(where="save", step=40, nth=2)],
+    "after the first commit": [dict(where="publish", step=40)],
+    "before training": [dict(where="preparing")],
+    "in the last commit": [dict(where="list of a save", step=120)],
+    "after the last but one commit": [dict(where="publish", step=120)],
+    "after the last commit": [dict(where="publish", step=120, nth=2)],
+    "again and again": [dict(where="step", step=93), dict(where="preparing"), dict(where="starting"),
+                        dict(where="conclusion"), dict(where="conclusion")],
+}  # fmt: skip
+KILLS_AT_THE_END = {
+    "in the only evaluation": [dict(where="evaluation")],
+    "in the only save": [dict(where="save", nth=2)],
+    "after the only commit": [dict(where="publish")],
+    "in the closing evaluation": [dict(where="conclusion")],
+}
+SLOW = {"before training", "in the last commit", "after the last but one commit", "in the only save"}
+
+
+@pytest.mark.parametrize(
+    ("words", "when"),
+    [
+        pytest.param(words, when, marks=[pytest.mark.slow] if when in SLOW else [], id=when)
+        for words, kills in (((), KILLS), (AT_THE_END, KILLS_AT_THE_END))
+        for when in kills
+    ],
+)
+def test_a_kill_at_fixed_points_is_gone_on_from(runs, undisturbed, folder, words, when):
+    for where in (KILLS | KILLS_AT_THE_END)[when]:
+        assert train(runs, folder, *words, fault="kill", **where).code == -signal.SIGKILL
+    goes_on_exactly(runs, folder, undisturbed(*words), *words)
 
 
 def test_another_run_has_another_digest(runs, undisturbed, tmp_path):
