@@ -7,6 +7,8 @@ fault_points.py can be called in it.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
 import json
 import os
 import signal
@@ -167,15 +169,11 @@ def _warm_up() -> None:
     torch.set_num_threads(1)
     tiny = "--steps 4 --learning-starts 2 --net-arch [4] --batch-size 2 --buffer-size 10 --eval-episodes 1 --preset none"
     env = f"{HERE / 'resume_envs.py'}:RandomLengths"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         code = main(["train", "sac", "--env", env, *tiny.split(), "--no-link", "--run-dir", f"{folder}/run", "-q"])
     assert code == 0
 
 
 if __name__ == "__main__":  # its worker processes import this file too, and nothing with it
-    real = os.dup(1)
-    os.dup2(2, 1)
     _warm_up()
-    os.dup2(real, 1)
-    os.close(real)
     _serve()
