@@ -10,9 +10,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "faults"))  # its helpers are used by tests of other folders
 
-# A suite started by nohup ignores SIGHUP, and so would every run that a test hangs up on.
+# A suite started by nohup ignores SIGHUP, and one in the background of a script SIGINT; so would every run of a test.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

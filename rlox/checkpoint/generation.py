@@ -127,7 +127,7 @@ class Generations:
         """
         new: list[Path] = []
         text = b""
-        if not self.folder.is_dir():  # not made yet, or deleted: nothing that was known of it holds
+        if not os.path.isdir(self.folder):  # not made yet, or deleted: nothing that was known of it holds
             self._known, self._prepared = None, False
         try:
             before = self._known or self._found_quietly()

@@ -8,7 +8,9 @@ from typing import Any
 
 from ..config.fields import option, options_of
 from ..config.sections import Section
-from ..errors import CheckError, ConfigError, printable
+from ..errors import CheckError, ConfigError, WriteError, printable
+from ..files import shortest
+from ..runs.lock import lock_holder
 from ._completion import env_ids
 from ._options import Flag, flag, typed
 from ._output import current
@@ -58,6 +60,11 @@ def replay_checkpoints(paths: tuple[str, ...], n: str, given: dict[str, Any]) ->
 
 def _replay(path: str, options: ReplayOptions) -> tuple[list[str], list[str]]:
     opened = open_checkpoint(path)
+    run = opened.path.parent.parent
+    holder = lock_holder(run) if (run / "run.lock").exists() else None
+    if holder is not None:  # what is there changes between one replay and the other
+        raise WriteError(f"{shortest(run)} is locked by {holder}, which goes on writing it", value=path,
+                         hint="wait for it, or replay a copy of its folder")  # fmt: skip
     n_threads = opened.manifest.get("threads")
     from ..runs.threads import threads
     from ..user_code import blaming

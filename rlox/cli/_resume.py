@@ -104,7 +104,7 @@ def report_over(past: Past, path_only: bool) -> int:
     """Say that a run has nothing left to do, and show what it came to."""
     out = current()
     best = past.path / "checkpoints" / "best.pt"
-    hidden = ("status", "exit_code", "time", "reason")
+    hidden = ("status", "exit_code", "time")
     ended = past.status.get("stopped_by")
     out.note(f"{shortest(past.path)} is finished at step {past.status.get('step')}"
              + (f", stopped by {printable(ended)}" if ended else "; `--steps` extends it"))  # fmt: skip

@@ -89,6 +89,7 @@ def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_job
         pool.run(changed)
     _report(jobs, given)
     if pool.signal is not None:
+        out.note("the same command, started again, goes on with what is missing")
         return EXIT_CODES[pool.signal]
     return next((job.exit_code for job in jobs if job.exit_code), 0)
 
@@ -127,7 +128,8 @@ def _report(jobs: list[Job], given: dict[str, Any]) -> None:
         for text in said if isinstance(said, list) else ():
             out.warn(f"seed {job.seed}: {text}")
         if job.exit_code:
-            out.warn(f"seed {job.seed} ended with exit code {job.exit_code}: {_why(job)}")
+            tell = out.failure if out.quiet and not out.json else out.warn  # --quiet leaves errors
+            tell(f"seed {job.seed} ended with exit code {job.exit_code}: {_why(job)}")
     if given["print_path"] and not out.json:
         for job in jobs:
             best = job.path / "checkpoints" / "best.pt"
@@ -165,7 +167,7 @@ def _why(job: Job) -> str:
     error = job.document.get("error")
     if isinstance(error, dict):
         return str(error.get("message"))
-    return f"`{shortest(job.path)}` has its status"
+    return f"see `rlox runs show {shortest(job.path)}`"
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def _go_on(algo: Any, launch: Launch) -> None:
         return
     algo._keeper.restore(store, generation)
     _publish(algo, generation)
+    launch.note(f"going on from step {algo.step}")
     assert launch.resume is not None
     if launch.resume.status.get("status") != "finished":
         algo.continues = True  # also after the last step: the end of the training was not written down

@@ -170,6 +170,8 @@ def values_digest(resolved: Resolved, algorithm: str, init_from: str | None = No
     """
     aside = ("run.seed", "run.max_time", "checkpoint.link", "checkpoint.keep_last")
     chosen = {k: v.value for k, v in resolved.values.items() if k not in aside and k.partition(".")[0] not in MAY_DIFFER_IN}
+    if resolved.values["run.env"].value is None and resolved.values["run.env"].origin != "default":
+        chosen["run.env"] = "none"  # typed: no evaluation; left out: that which the dataset names
     first = [] if init_from is None else [weights_digest(init_from)]
     text = json.dumps([__version__, algorithm, chosen, *first], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
