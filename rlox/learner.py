@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -189,7 +190,7 @@ def gather_state(owner: object, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return copies of the state of every attribute that has one: modules, optimizers, generators, normalisers, …"""
     state: dict[str, Any] = {}
     for name, value in stateful(owner, skip):
-        state[name] = value.get_state() if isinstance(value, torch.Generator) else _owned(value.state_dict())
+        state[name] = value.get_state() if isinstance(value, torch.Generator) else owned(value.state_dict())
     return state
 
 
@@ -204,16 +205,23 @@ def stateful(owner: object, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, A
                 yield where, one
 
 
-def _owned(value: Any) -> Any:
+def fingerprint(value: Any) -> str:
+    """Return a digest of a number, array or tensor: equal ones are the same in type, shape and bytes."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    head = f"{type(value).__name__} {array.dtype} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def owned(value: Any) -> Any:
     """Copy the arrays of a state: torch's own ``state_dict`` gives memory that the next update changes."""
     if isinstance(value, Tensor):
         return value.detach().clone(memory_format=torch.contiguous_format)
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, Mapping):
-        return {k: _owned(v) for k, v in value.items()}
+        return {k: owned(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        copies = [_owned(v) for v in value]
+        copies = [owned(v) for v in value]
         return tuple(copies) if isinstance(value, tuple) else copies
     return value
 
@@ -224,9 +232,18 @@ def restore_state(owner: object, state: Mapping[str, Any], skip: tuple[str, ...]
         if isinstance(value, torch.Generator):
             value.set_state(state[name])
         elif isinstance(value, nn.Module):
-            value.load_state_dict(dict(state[name]))
+            _load_module(name, value, state[name])
         elif callable(getattr(value, "load_state_dict", None)) and callable(getattr(value, "state_dict", None)):
-            value.load_state_dict(_owned(state[name]))
+            value.load_state_dict(owned(state[name]))
+
+
+def _load_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a network, whose own method would cast numbers of another type without a word."""
+    for key, own in module.state_dict().items():
+        saved = state.get(key)
+        if isinstance(saved, Tensor) and isinstance(own, Tensor) and saved.dtype != own.dtype:
+            raise ValueError(f"{name}.{key} has dtype {saved.dtype}, must be {own.dtype}")
+    module.load_state_dict(dict(state))
 
 
 class Learner:

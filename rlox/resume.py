@@ -153,6 +153,8 @@ def rebuild(
     store, generation = generation_of(path) if resume else (None, None)
     if store is not None and generation is not None:
         algo._keeper.take(store, generation)
+    elif resume and algo.step and (len(algo.callbacks) or len(algo.loggers)):
+        algo._to_say = ["the model was saved alone, callbacks and loggers start afresh"]
     return algo
 
 
@@ -171,7 +173,11 @@ def check_same(manifest: Mapping[str, Any], algo: Algorithm) -> None:
     changed = [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]
     if changed:
         words = ", ".join(f"{printable(k)} was {printable(saved.get(k), 60)}, is {printable(ours.get(k), 60)}" for k in changed[:4])
-        raise CheckpointMismatchError(f"the saved state is of another run: {words}", param=changed[0])
+        raise CheckpointMismatchError(
+            f"the saved state is of another run: {words}",
+            hint="`--fork` starts a new run from it, with what is changed",
+            param=changed[0],
+        )
 
 
 def reasons(algo: Algorithm) -> list[str]:

@@ -324,6 +324,33 @@ def test_a_model_alone_has_nothing_to_go_on_from(tmp_path):
         load("sac", tmp_path / "model.pt").train(30)
 
 
+def test_an_offline_model_alone_loses_callbacks_and_loggers_only(tmp_path):
+    whole, first = make("bc"), make("bc")
+    whole.train(2 * N)
+    first.train(N)
+    first.save(tmp_path / "model.pt")
+    watched = load("bc", tmp_path / "model.pt", logger=JSONLLogger(tmp_path / "metrics.jsonl"))
+    with pytest.warns(UserWarning, match="the model was saved alone, callbacks and loggers start afresh"):
+        watched.train(N)
+    plain = load("bc", tmp_path / "model.pt")
+    plain.train(N)  # nothing is lost, and nothing is said
+    for second in (watched, plain):
+        assert differing(whole.state_dict(), second.state_dict()) == []
+
+
+def test_numbers_of_another_type_are_refused(tmp_path):
+    from rlox import checkpoint
+
+    algo = make("sac")
+    algo.save(tmp_path / "a.pt")
+    state, manifest = checkpoint.load(tmp_path / "a.pt")
+    name = next(iter(state["learner"]["actor"]))
+    state["learner"]["actor"][name] = state["learner"]["actor"][name].double()
+    checkpoint.save(tmp_path / "b.pt", state, manifest)
+    with pytest.raises(CheckpointError, match=f"actor.{name} has dtype torch.float64, must be torch.float32"):
+        load("sac", tmp_path / "b.pt")
+
+
 def test_a_state_belongs_to_its_model_only(tmp_path):
     algo = make("sac")
     for step in (30, 30, 30):
@@ -459,7 +486,8 @@ def test_a_callback_starts_its_periods_where_the_model_is(tmp_path):
     algo.train(55)
     algo.save(tmp_path / "m.pt")
     watcher = EvalCallback(eval_freq=50, n_eval_episodes=1, verbose=False)
-    with pytest.warns(UserWarning, match="empty replay buffer"):
+    alone = pytest.warns(UserWarning, match="exact_resume: no: the model was saved alone, callbacks and loggers start afresh")
+    with alone, pytest.warns(UserWarning, match="empty replay buffer"):
         load("sac", tmp_path / "m.pt", callbacks=watcher).train(50)
     assert [step for step, _ in watcher.eval_results] == [100, 105]
 

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from abc import ABCMeta
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +41,7 @@ from ..registry import Kind, check_actions
 from ..seeding import TorchStream, derive, torch_generator
 from ..user_code import UserCodeError
 from .bounds import RecordedData, check_fits, check_guess, find_spaces, is_guess
+from .figures import Figures
 
 REQUIRED = ("obs", "next_obs", "actions", "rewards", "terminated")
 FIGURES = ("rewards", "terminated", "truncated")  # one number per row, float32 in training
@@ -158,26 +158,15 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
             self.normalizer = _statistics(dataset)
         self.generator = torch_generator(self.seed, "update", self.device)
         self._stream = TorchStream(self.seed, "update/global")
-        self._at_first: dict[str, Any] = {}
-        self._base = {*vars(self), "_base"} - own
+        self._figures = Figures(self, set(vars(self)) - own)
 
     def _finish(self) -> None:
         """Move the subclass's networks to the device and tell the callbacks; runs after its constructor."""
         for network in self._networks():
             network.to(self.device)
             network.eval()
-        self._at_first = dict(self._figures())
+        self._figures.note()
         self.callbacks.on_attach(self)
-
-    def _figures(self) -> Iterator[tuple[str, Any]]:
-        """Yield copies of the numbers and arrays that a subclass keeps as attributes of its own."""
-        for name, value in vars(self).items():
-            if name not in self._base and isinstance(value, bool | int | float | np.generic | np.ndarray | Tensor):
-                yield name, copy.deepcopy(value.detach() if isinstance(value, Tensor) else value)
-
-    def _changed(self) -> dict[str, Any]:
-        """Return the numbers and arrays that are no longer what the constructor made them."""
-        return {k: v for k, v in self._figures() if k not in self._at_first or not _equal(v, self._at_first[k])}
 
     def _update(self, batch: Batch) -> Mapping[str, Any]:
         """Make one gradient step and return metrics; the method that a subclass owes."""
@@ -296,7 +285,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
         return callable(getattr(self, "act", None)) or getattr(self, "actor", None) is not None
 
     def _model_state(self) -> dict[str, Any]:
-        return {"parts": gather_state(self, skip=_NOT_PARTS), "figures": self._changed()}
+        return {"parts": gather_state(self, skip=_NOT_PARTS), "figures": self._figures.changed()}
 
     def _weights(self, state: Mapping[str, Any]) -> dict[str, Any]:
         return {"parts": {**state["parts"], **gather_state(self, skip=(*_NOT_PARTS, *self._learnt()))}}
@@ -307,10 +296,7 @@ class OfflineAlgorithm(Algorithm, metaclass=_Seeded):
 
     def _load_model_state(self, state: Mapping[str, Any]) -> None:
         restore_state(self, state["parts"], skip=_NOT_PARTS)
-        for name, value in state["figures"].items():
-            if name in self._base or not hasattr(self, name):
-                raise ValueError(f"there is no figure {printable(name)} of {type(self).__name__}'s own")
-            setattr(self, name, _as_before(value, getattr(self, name)))
+        self._figures.load(state["figures"])
 
     def resume_state(self) -> dict[str, Any]:
         return {**super().resume_state(), "dataset": self._fingerprint()}
@@ -404,20 +390,6 @@ def _statistics(dataset: Any) -> Normalizer:
         raise ConfigError(f"normalize_obs needs obs_mean and obs_std, {type(dataset).__name__} has none",
                           param="--normalize-obs")  # fmt: skip
     return Normalizer.fixed(dataset.obs_mean, dataset.obs_std)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Say whether two numbers or arrays are the same bit for bit."""
-    x, y = _to_numpy(a), _to_numpy(b)
-    return type(a) is type(b) and x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-
-
-def _as_before(value: Any, old: Any) -> Any:
-    """Return a loaded figure in the form of the one that it replaces: files hold tensors and Python's numbers."""
-    if isinstance(old, Tensor) and isinstance(value, Tensor) and old.shape == value.shape:
-        with torch.no_grad():
-            return old.copy_(value)  # in place: an optimizer may hold it
-    return value.numpy() if isinstance(old, np.ndarray) and isinstance(value, Tensor) else value
 
 
 def _to_numpy(value: Any) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..algorithm import Algorithm, load_algorithm
 from ..checkpoint.recorded import recorded
 from ..data.d4rl import open_dataset
 from ..errors import CheckpointMismatchError, ConfigError, printable
+from ..learner import fingerprint
 from ..resume import generation_of
 
 ASIDE = ("callbacks", "loggers", "elapsed_s")  # what watches is not there in a replay, and no two take the same time
@@ -90,9 +90,5 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from _leaves(item, f"{where}.{i}")
-    elif isinstance(value, torch.Tensor | np.ndarray):
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        head = f"{array.dtype} {array.shape} ".encode()
-        yield where, hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
     else:
-        yield where, repr(value)
+        yield where, fingerprint(value) if isinstance(value, torch.Tensor | np.ndarray) else repr(value)
