@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, NoReturn
 
@@ -218,8 +219,7 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     """
     if total_steps == 0 and not algo.continues:
         return _result(algo, "finished")
-    panel = lambda: any(getattr(one, "is_live", False) for one in algo.loggers)  # noqa: E731
-    interrupt = Interrupt(algo.run is not None, getattr(algo.run, "leave", None), panel)
+    interrupt = Interrupt(algo.run is not None, getattr(algo.run, "leave", None), partial(_has_panel, algo))
     algo.signal, algo.torn, algo.reason = None, False, None
     algo.stopping = algo.stopping and algo.continues
     reason, error = "failed", None
@@ -245,6 +245,11 @@ def run_loop(algo: Any, total_steps: int) -> dict[str, Any]:
     if interrupt.signal is not None and algo.run is None:
         signal.raise_signal(interrupt.signal)  # a script's own handlers decide what the signal means to it
     return _result(algo, reason)
+
+
+def _has_panel(algo: Any) -> bool:
+    """Whether a live panel is on the terminal."""
+    return any(getattr(one, "is_live", False) for one in algo.loggers)
 
 
 def _reason_for(error: BaseException) -> str:

@@ -128,7 +128,7 @@ def _run(target: Target, schema: Schema, given: dict[str, Any]) -> int:
     if past is not None and goes_on and past.is_over(resolved["run.steps"]):
         return report_over(past, path_only=bool(given["print_path"]))
     if given["seeds"] is not None:
-        return run_seeds(target.kind, make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir(given["runs_dir"]))
+        return run_seeds(make_plan(target, resolved), given, n_seeds, n_jobs, runs_dir(given["runs_dir"]))
     outcome = train(target, resolved, _launch(given, past))
     _report(outcome, path_only=bool(given["print_path"]))
     return outcome.exit_code

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def algorithm_of(group: str, kind: Kind, args: list[str]) -> str:
     """Return the algorithm of the run that ``--resume`` names, for a command that does not name one."""
+    from ..runs.commands import group_of
     from ..runs.past import find_past
 
     run = _given(args, "--resume")
@@ -37,7 +38,7 @@ def algorithm_of(group: str, kind: Kind, args: list[str]) -> str:
         raise CheckpointMismatchError(f"the run's algorithm {printable(past.algorithm)} is the user's own, which must be named again",
                                       hint=f"`{printable(again)}`", value=run)  # fmt: skip
     if past.meta.get("kind") != kind:
-        other = "offline" if kind == "online" else "train"
+        other = group_of(past.meta.get("kind"))
         raise CheckpointMismatchError(f"{printable(run)} is a run of rlox {other}", value=run,
                                       hint=f"`{printable(shlex.join(['rlox', other, *args]))}`")  # fmt: skip
     return past.algorithm
@@ -50,11 +51,10 @@ def past_of(target: Target, given: dict[str, Any]) -> Past | None:
     from ..runs.past import find_past
 
     text, run_dir = given["resume"], given["run_dir"]
-    for name in ("fork", "init_from"):
-        if name == "fork" and given["fork"] and text in (None, "auto"):
-            raise ConfigError("--fork needs the run to start from", hint="give `--resume RUN`", param="--fork")
-        if name == "init_from" and given["init_from"] is not None and text not in (None, "auto"):
-            raise ConfigError("--init-from starts a new run, --resume goes on with one", param="--init-from")
+    if given["fork"] and text in (None, "auto"):
+        raise ConfigError("--fork needs the run to start from", hint="give `--resume RUN`", param="--fork")
+    if given["init_from"] is not None and text not in (None, "auto"):
+        raise ConfigError("--init-from starts a new run, --resume goes on with one", param="--init-from")
     if text is None:
         return None
     if text == "auto":
@@ -83,6 +83,8 @@ def resolved_with(
     target: Target, schema: Schema, given: dict[str, Any], flags: dict[str, Any], past: Past | None
 ) -> tuple[Resolved, dict[str, Any]]:
     """Return every value, and the sources that they came from: with ``--resume RUN`` the run's own and what was typed."""
+    from ..runs.commands import resume_words
+
     sources: dict[str, Any] = {"preset": given["preset"] or "auto", "config_files": given["config"], "flags": flags,
                                "sets": given["set"]}  # fmt: skip
     if past is not None and given["resume"] != "auto":
@@ -90,8 +92,7 @@ def resolved_with(
             raise ConfigError("--preset cannot be given with --resume: the run has its values", param="--preset")
         env = past.recorded_env()
         if env is not None and flags.get("run.env") is None:
-            group = "train" if target.kind == "online" else "offline"
-            words = ["rlox", group, target.name, "--resume", given["resume"], "--env", env]
+            words = resume_words(target.kind, target.name, given["resume"], given["import_"], env)
             raise CheckpointMismatchError(
                 f"the run's environment {printable(env)} is the user's own, which must be named again",
                 hint=f"`{printable(shlex.join(words))}`", param="--env", value=env,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..files import shortest, slug
-from ..registry import Kind
 from ..signals import EXIT_CODES
 from ._options import Flag
 from ._output import current
@@ -57,8 +56,9 @@ def check_seeds(resolved: Resolved, given: dict[str, Any]) -> None:
                           hint=f"give `--seed {seed.value}`, the first of them", param="--set", value=seed.value)  # fmt: skip
 
 
-def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_jobs: int, runs_dir: str) -> int:
+def run_seeds(plan: Plan, given: dict[str, Any], n_seeds: int, n_jobs: int, runs_dir: str) -> int:
     """Make the runs of a plan for ``n_seeds`` seeds and show what they come to; return the exit code."""
+    from ..runs.commands import group_of
     from ..runs.past import values_digest
     from ..runs.pool import Pool, find_jobs
 
@@ -76,7 +76,7 @@ def run_seeds(kind: Kind, plan: Plan, given: dict[str, Any], n_seeds: int, n_job
         if job.is_over(digest, resolved["run.steps"]):
             job.status, job.exit_code = "finished", 0
             out.note(f"seed {job.seed}: finished already in {shortest(job.path)}")
-    words = _words(out.argv[1:], "train" if kind == "online" else "offline", plan.target.name)
+    words = _words(out.argv[1:], group_of(plan.target.kind), plan.target.name)
 
     def command(job: Job) -> list[str]:
         return [*words, "--seed", str(job.seed), "--run-dir", str(job.path), "--resume", "auto", "--no-link", "--threads",

@@ -17,6 +17,7 @@ _HELP = """Train from a dataset file; steps are gradient steps.
 Examples:
   rlox offline cql --dataset pendulum.h5 --env Pendulum-v1 --steps 20000
   rlox offline file.py:MyAlgo --dataset pendulum.h5 --steps 20000
+  rlox offline --resume latest
   rlox offline --list
 """
 

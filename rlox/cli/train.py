@@ -9,6 +9,7 @@ _HELP = """Train in an environment.
 Examples:
   rlox train sac --env Pendulum-v1 --eval-freq 10000
   rlox train sac --help
+  rlox train --resume latest
   rlox train --list
 """
 

@@ -24,9 +24,9 @@ MAX_REWARD = float(np.finfo(np.float32).max)
 class EpisodePlan:
     """Which seed each episode is reset with, how many episodes there are, and how long they may be.
 
-    Training: environment i, episode k has seed ``derive(seed, "env/i", k)``; k counts from ``first``. Evaluation (``shared`` is a stream's
-    name): the episodes of all environments are numbered through, environment i plays i, i + N, i + 2N, …, so that
-    episode number k has the same seed whatever N is.
+    Training: environment i, episode k has seed ``derive(seed, "env/i", k)``; k counts from ``first``. Evaluation
+    (``shared`` is a stream's name): the episodes of all environments are numbered through, environment i plays i, i + N,
+    i + 2N, …, so that episode number k has the same seed whatever N is.
     """
 
     seed: int

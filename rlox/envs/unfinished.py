@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -20,14 +21,19 @@ Unfinished = TypedDict(
 )
 
 
-def read_unfinished(state: dict[str, Any], n: int, obs_space: ObsSpace, act_space: ActionSpace) -> list[Unfinished]:
-    """Return the unfinished episodes of n environments.
+def read_unfinished(
+    state: Mapping[str, Any], n: int, seed: int, obs_space: ObsSpace, act_space: ActionSpace
+) -> list[Unfinished]:
+    """Return the unfinished episodes of n environments with this seed.
 
     Raises
     ------
     ConfigError
-        For an array of another shape, or another number of episodes.
+        For a state of other environments, an array of another shape, or another number of episodes.
     """
+    if (int(state["n_envs"]), int(state["seed"])) != (n, seed):
+        theirs = f"the state is of {int(state['n_envs'])} environments with seed {int(state['seed'])}"
+        raise ConfigError(f"{theirs}, these are {n} with seed {seed}")
     row = () if act_space.discrete else (act_space.dim,)
     episodes, lengths = (_shaped(state, name, np.int64, (n,)) for name in ("episodes", "lengths"))
     returns, obs = _shaped(state, "returns", np.float64, (n,)), _shaped(state, "obs", np.float32, (n, obs_space.dim))

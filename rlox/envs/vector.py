@@ -273,11 +273,7 @@ class SeededVectorEnv(VectorEnv):
         ConfigError
             For a state of other environments.
         """
-        n, seed = int(state["n_envs"]), int(state["seed"])
-        if n != self.n_envs or seed != self.plan.seed:
-            these = f"these are {self.n_envs} with seed {self.plan.seed}"
-            raise ConfigError(f"the state is of {n} environments with seed {seed}, {these}")
-        saved = read_unfinished(state, n, self.obs_space, self.act_space)
+        saved = read_unfinished(state, self.n_envs, self.plan.seed, self.obs_space, self.act_space)
         fresh: dict[int, str] = {}
         self._actions = [[] for _ in range(self.n_envs)]
         answers = self._restore_all(saved)

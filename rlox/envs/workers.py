@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import ConfigError, EnvError, RloxError
+from ..signals import EXIT_CODES
 from .failure import EnvFailure, WorkerTraceback
 from .global_random import drawn_since, global_state
 from .packing import MAX_BYTES, pack, unpack
@@ -43,7 +44,7 @@ START_TIMEOUT_S = 120.0  # an interpreter and the environment's imports, on a bu
 CLOSE_TIMEOUT_S = 5.0
 SLICES = 4  # of a timeout
 MAX_TIMEOUT_S = 1e6  # poll() takes milliseconds in 32 bits
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = tuple(EXIT_CODES)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HEADER = struct.Struct("<dBB")  # reward, flags, whether a reset observation follows
 TERMINATED, TRUNCATED = 1, 2

@@ -327,7 +327,10 @@ class OffPolicyAlgorithm(Algorithm):
 
     def load_resume_state(self, state: Mapping[str, Any]) -> None:
         super().load_resume_state(state)
-        self._envs_state, self._actions = self._checked(state["envs"]), state["actions"]
+        # Empty: of a foreign vector environment, which has none
+        self._envs_state, self._actions = state["envs"] or None, state["actions"]
+        if self._envs_state is not None:
+            read_unfinished(self._envs_state, self.n_envs, self.seed, self.obs_space, self.act_space)
         actions = (self.n_envs,) if self.act_space.discrete else (self.n_envs, self.act_space.dim)
         if self._actions is not None and np.shape(self._actions) != actions:
             raise ValueError(f"actions have shape {np.shape(self._actions)}, must be {actions}")
@@ -338,16 +341,6 @@ class OffPolicyAlgorithm(Algorithm):
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
         self._stored = int(state["stored"])
-
-    def _checked(self, envs: Any) -> dict[str, Any] | None:
-        """Return the state of the environments once it is one of these; a foreign vector environment has none."""
-        if envs is None or envs == {}:
-            return None
-        if (envs["seed"], envs["n_envs"]) != (self.seed, self.n_envs):
-            raise ValueError(f"the environments have seed {envs['seed']} and n_envs {envs['n_envs']}, "
-                             f"must be {self.seed} and {self.n_envs}")  # fmt: skip
-        read_unfinished(envs, self.n_envs, self.obs_space, self.act_space)
-        return dict(envs)
 
     def _ring(self, make: bool = False) -> ReplayBuffer | None:
         buffer = self.buffer if make else self._buffer

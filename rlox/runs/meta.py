@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .commands import group_of
 from .directory import Run
 from .lock import now
 from .past import Past, values_digest, weights_digest
@@ -75,7 +76,7 @@ def _extension_id() -> str | None:
 def write_config(run: Run, plan: Plan) -> None:
     """Write ``config.toml``: every value of the run, as ``--config`` accepts it."""
     target, resolved = plan.target, plan.resolved
-    command = f"rlox {'train' if target.kind == 'online' else 'offline'} {target.name} --config config.toml"
+    command = f"rlox {group_of(target.kind)} {target.name} --config config.toml"
     run.write_text("config.toml", resolved.to_toml((command, f"preset: {resolved.preset or 'none'}")))
 
 

@@ -110,7 +110,6 @@ class Past:
                 param=changed[0],
             )
 
-
     def check_weights(self, init_from: str | None) -> None:
         """Raise CheckpointMismatchError when ``--init-from`` names other weights than the run started from.
 

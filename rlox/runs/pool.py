@@ -67,8 +67,11 @@ class Job:
 
     def refresh(self) -> None:
         """Read how far the run is."""
-        past = Past.open(self.path) if self.path.is_dir() else None
-        if past is None or past.meta.get("seed") != self.seed:
+        try:
+            past = Past.open(self.path)
+        except (RloxError, OSError):
+            return  # not there yet, or its process is just taking it away: what it ends with says the rest
+        if past.meta.get("seed") != self.seed:
             return
         self.result = past.status
         for row in _rows(self.path / "metrics.jsonl"):

@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.resolve import Resolved
-from ..errors import (
-    ConfigError,
-    DivergedError,
-    RloxError,
-)
+from ..errors import ConfigError, DivergedError, RloxError
 from ..files import atomic_write, human_bytes, shortest
 from ..seeding import derive
 from ..signals import EXIT_CODES
@@ -40,8 +36,9 @@ class Launch:
     """How a run is started: what is no part of its config.
 
     ``resume`` is the run to go on with, in its folder; ``fork`` the run whose state a new one starts from; ``init_from``
-    a checkpoint whose weights it starts from. ``started`` is called with the run, and with the fields of its first line, before torch is imported; ``note``
-    shows a line to the user; ``left`` says its last words with the exit code when a second signal ends the process.
+    a checkpoint whose weights it starts from. ``started`` is called with the run, and with the fields of its first
+    line, before torch is imported; ``note`` shows a line to the user; ``left`` says its last words with the exit code
+    when a second signal ends the process.
     """
 
     runs_dir: str = "runs"

@@ -176,6 +176,11 @@ def test_state_goes_to_the_member_of_the_same_class_and_rank():
 
 
 def test_a_state_that_nobody_takes_is_left_out():
+    saved = CallbackList([Stateful(), Stateful()])
+    saved.callbacks[0].count = 7
     other = Stateful()
-    CallbackList([Callback(), other]).load_state_dict(CallbackList([Stateful(), Stateful()]).state_dict())
-    CallbackList().load_state_dict(CallbackList([Callback()]).state_dict())
+    CallbackList([Callback(), other]).load_state_dict(saved.state_dict())
+    assert other.count == 7  # the first of its class, whatever stands before it
+    empty = CallbackList()
+    empty.load_state_dict(saved.state_dict())
+    assert len(empty) == 0

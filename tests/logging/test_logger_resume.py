@@ -471,22 +471,6 @@ def test_a_sync_that_fails_warns_and_the_log_goes_on(tmp_path, monkeypatch):
     assert steps_of(tmp_path) == (expected, expected, expected)
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """A switch: while it is on, only half of each write arrives."""
-    switch = {"on": False}
-    write = os.write
-
-    def half(fd, data):
-        if not switch["on"]:
-            return write(fd, data)
-        write(fd, data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", half)
-    return switch
-
-
 def test_a_full_disk_costs_all_loggers_their_rows_with_one_warning_a_minute_together(tmp_path, full_disk, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(append, "monotonic", lambda: now[0])

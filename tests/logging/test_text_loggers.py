@@ -1,9 +1,7 @@
 import contextlib
 import csv
-import errno
 import json
 import math
-import os
 import warnings
 
 import numpy as np
@@ -29,22 +27,6 @@ def table(path):
 def warns_of_a_torn_line(torn):
     what = f"ended in the middle of a line, the last {len(torn)} bytes were cut off$"
     return pytest.warns(RuntimeWarning, match=what) if torn else contextlib.nullcontext()
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """A switch: while it is on, only half of each write arrives."""
-    switch = {"on": False}
-    write = os.write
-
-    def half(fd, data):
-        if not switch["on"]:
-            return write(fd, data)
-        write(fd, data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", half)
-    return switch
 
 
 @pytest.mark.parametrize("make", [JSONLLogger, CSVLogger])
