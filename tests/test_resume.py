@@ -138,16 +138,6 @@ class Wave:
         self.t = state["t"]
 
 
-def test_exploration_of_the_users_own_is_saved_by_its_state(tmp_path):
-    whole, first = make("sac", exploration=Wave()), make("sac", exploration=Wave())
-    whole.train(2 * N)
-    first.train(N)
-    first.save(tmp_path / "half.pt", resume=True)
-    second = load("sac", tmp_path / "half.pt", exploration=Wave())
-    second.train(N)
-    assert_same(whole, second, tmp_path)
-
-
 class ListBuffer:
     """A buffer of the user's own, with or without a state."""
 
@@ -175,12 +165,13 @@ class StatefulListBuffer(ListBuffer):
         self.rows = state["rows"]
 
 
-def test_a_buffer_of_the_users_own_is_saved_by_its_state(tmp_path):
-    whole, first = make("sac", buffer=StatefulListBuffer()), make("sac", buffer=StatefulListBuffer())
+@pytest.mark.parametrize(("name", "part"), [("exploration", Wave), ("buffer", StatefulListBuffer)])
+def test_a_part_of_the_users_own_is_saved_by_its_state(name, part, tmp_path):
+    whole, first = make("sac", **{name: part()}), make("sac", **{name: part()})
     whole.train(2 * N)
     first.train(N)
     first.save(tmp_path / "half.pt", resume=True)
-    second = load("sac", tmp_path / "half.pt", buffer=StatefulListBuffer())
+    second = load("sac", tmp_path / "half.pt", **{name: part()})
     second.train(N)
     assert_same(whole, second, tmp_path)
 
